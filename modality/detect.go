@@ -1,0 +1,137 @@
+package modality
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/mmserve/mmserve/modality/media"
+)
+
+// Detect says which registered medium an input is and its media type. Signatures decide; the
+// declared media type and the extension are hints for formats that have none, and an input
+// declared as one medium that bears the signature of another is a Mismatch error (plain text
+// excepted: any bytes may be text). Header.Kind overrides detection.
+func Detect(h Header) (name, mediaType string, err error) {
+	if h.Kind != "" {
+		_, ok := Lookup(h.Kind)
+		if !ok {
+			return "", "", media.Errorf(media.Unsupported, "modality: no modality %q", h.Kind)
+		}
+		return h.Kind, typeWithin(h, h.Kind), nil
+	}
+	declared, declaredType := byDeclaration(h)
+	if len(h.Parts) > 0 {
+		return detectParts(h, declared)
+	}
+	found, foundType := bySignature(h, declared)
+	switch {
+	case found == "" && declared == "":
+		return "", "", media.Errorf(media.Unsupported, "modality: unknown format%s", named(h))
+	case found == "":
+		return declared, declaredType, nil
+	case declared == "" || declared == found:
+		return found, foundType, nil
+	case declared == "text":
+		return declared, declaredType, nil
+	}
+	return "", "", media.Errorf(media.Mismatch, "modality: declared as %s (%s), the bytes are %s (%s)",
+		declared, declaredType, found, foundType)
+}
+
+// named quotes what the caller said about the input.
+func named(h Header) string {
+	s := ""
+	if h.Name != "" {
+		s += " in " + filepath.Base(h.Name)
+	}
+	if h.MediaType != "" {
+		s += " (" + h.MediaType + ")"
+	}
+	return s
+}
+
+// byDeclaration goes by the declared media type, then by the extension.
+func byDeclaration(h Header) (name, mediaType string) {
+	declared, _, _ := strings.Cut(strings.ToLower(h.MediaType), ";")
+	declared = strings.TrimSpace(declared)
+	ext := h.Ext()
+	for _, info := range Infos() {
+		if slices.Contains(info.MediaTypes, declared) {
+			return info.Name, declared
+		}
+	}
+	for _, info := range Infos() {
+		if ext != "" && slices.Contains(info.Extensions, ext) {
+			return info.Name, ""
+		}
+	}
+	return "", ""
+}
+
+// bySignature finds the medium whose signature the head bears; failing that, the one whose
+// Sniffer is surest, at least half. Several media may share a format (a GIF is a picture and
+// a video): the declared one is preferred, then "image", then the first by name.
+func bySignature(h Header, declared string) (name, mediaType string) {
+	type match struct{ name, mediaType string }
+	var matches []match
+	for _, info := range Infos() {
+		for _, m := range info.Magic {
+			if m.Match(h.Head) {
+				matches = append(matches, match{info.Name, m.MediaType})
+				break
+			}
+		}
+	}
+	if len(matches) > 0 {
+		for _, want := range []string{declared, "image"} {
+			if i := slices.IndexFunc(matches, func(m match) bool { return m.name == want }); i >= 0 {
+				return matches[i].name, matches[i].mediaType
+			}
+		}
+		return matches[0].name, matches[0].mediaType
+	}
+	best := 0.0
+	for _, n := range Names() {
+		if s, ok := standard(n).(Sniffer); ok {
+			if t, sure := s.Sniff(h); sure > best && sure >= 0.5 {
+				name, mediaType, best = n, t, sure
+			}
+		}
+	}
+	if declared != "" && best < 1 && name != declared {
+		return "", "" // a guess does not contradict a declaration
+	}
+	return name, mediaType
+}
+
+// typeWithin is the media type of a header among those of one medium, "" when unknown.
+func typeWithin(h Header, name string) string {
+	a := standard(name)
+	if a == nil {
+		return ""
+	}
+	for _, m := range a.Info().Magic {
+		if m.Match(h.Head) {
+			return m.MediaType
+		}
+	}
+	if s, ok := a.(Sniffer); ok {
+		t, _ := s.Sniff(h)
+		return t
+	}
+	return ""
+}
+
+// detectParts: a composite is what was declared, or the medium that takes composites.
+func detectParts(h Header, declared string) (string, string, error) {
+	if declared != "" {
+		return declared, "", nil
+	}
+	for _, info := range Infos() {
+		if info.Composite {
+			return info.Name, "", nil
+		}
+	}
+	return "", "", media.Errorf(media.Unsupported, "modality: no modality takes an input of %d parts", len(h.Parts))
+}
