@@ -37,7 +37,7 @@ type Report struct {
 // Probing says how to probe.
 type Probing struct {
 	Adapter Adapter                     // nil: detect the medium and use its default options
-	Options json.RawMessage             // for a detected medium
+	Options map[string]json.RawMessage  // by medium, for a detected one; absent: the defaults
 	Decode  bool                        // also decode and report what was really found
 	Flops   func(Cost) (float64, error) // the model's work for a cost; nil: not reported
 }
