@@ -1,0 +1,37 @@
+# Plain commands, one a target; nothing hidden. CGO is never needed.
+export CGO_ENABLED = 0
+
+.PHONY: build test check purego bench fuzz verify verify-full generate torch-check soak
+
+build: ## the static binary
+	go build -trimpath -o bin/mmserve ./cmd/mmserve
+
+test: ## what the README says
+	go test ./...
+
+check: ## what a change should pass before it is sent
+	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
+	go vet ./...
+	GOARCH=arm64 go vet ./...
+	go test ./...
+
+purego: ## the portable loops alone
+	go test -tags purego ./internal/kernel ./internal/nn ./perceiver ./resampler ./vision ./flamingo
+
+bench: ## every row of docs/performance.md that needs no other runtime
+	go test -run '^$$' -bench . -benchtime 2s ./internal/kernel ./perceiver ./resampler ./vision ./flamingo
+
+fuzz: ## each fuzz target for FUZZTIME (default one minute)
+	./.ci/fuzz $(or $(FUZZTIME),1m)
+
+verify: build ## the small reference cases in testdata
+	find testdata/reference -name case.json -printf '%h\n' | sort | xargs bin/mmserve verify
+
+verify-full: build ## the published models at full size, weights made from their names (minutes)
+	bin/mmserve verify testdata/reference/fullsize/*-perceiver* 
+
+generate: ## the assembly, from its generator
+	cd internal/kernel/_gen && go run . -out ..
+
+torch-check: build ## our .pt files read by a real torch (needs python3 with torch)
+	python3 tools/torch_check.py bin/mmserve

@@ -1,0 +1,20 @@
+package main
+
+// defaultCommand runs when no command is named.
+const defaultCommand = "help"
+
+// commands lists every verb, in the order help shows them. One file each.
+func commands() []command {
+	return []command{
+		{"predict", "[--model DIR] [--top 5] [--json] INPUT… | --text T", "run a model's task on media and print the answer", predict},
+		{"encode", "[--model DIR] [--output latents] [--format json] [-o FILE] INPUT…", "turn media into latents, a pooled vector, the byte array or soft tokens", encode},
+		{"plan", "[--model DIR] [--json] [--decode] FILE…", "say what files hold and would cost, from their headers", plan},
+		{"preprocess", "--config preprocessor_config.json IMAGE -o out.npy", "write exactly the pixels a model would see", preprocess},
+		{"modalities", "[--json]", "list the media that are compiled in, with their options", modalities},
+		{"verify", "[--kernels SET] [--plain] DIR…", "compare a model with its reference outputs, stage by stage", verify},
+		{"bench", "--model DIR | --config FILE --random [--batch 1] [--seconds 10] [--json]", "measure a model's forward pass", bench},
+		{"import", "IN.bin|IN.pt OUT.safetensors", "convert a PyTorch weight file without running any of it", importWeights},
+		{"inspect", "[--json] FILE|DIR", "list tensors, shapes, types and the architecture", inspect},
+		{"version", "", "print the version", version},
+	}
+}

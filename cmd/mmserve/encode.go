@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/mmserve/mmserve/pipeline"
+	"github.com/mmserve/mmserve/tensor"
+	"github.com/mmserve/mmserve/weights"
+)
+
+// encodeOutputs are the values of --output.
+var encodeOutputs = []string{pipeline.OutputLatents, pipeline.OutputByteArray, pipeline.OutputPooled, pipeline.OutputSoftTokens, "all"}
+
+func encode(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
+	var m modelFlags
+	m.register(fs)
+	out := fs.String("output", pipeline.OutputLatents, "what to write: "+strings.Join(encodeOutputs, ", "))
+	format := fs.String("format", "json", "json, npy, safetensors, raw (float32, little-endian) or pt")
+	file := fs.String("o", "", "`FILE` to write; standard output when empty")
+	text := fs.String("text", "", "encode this text")
+	verbose := fs.Bool("verbose", false, "say on stderr what was detected, cropped, resampled, dropped")
+	paths, err := parse(fs, args)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(encodeOutputs, *out) {
+		return usagef("--output %q: want one of %s", *out, strings.Join(encodeOutputs, ", "))
+	}
+	if len(paths) == 0 && *text == "" {
+		return usagef("no input given")
+	}
+	write, err := encodingWriter(*format, *out)
+	if err != nil {
+		return err
+	}
+	model, err := m.open(ctx, e)
+	if err != nil {
+		return err
+	}
+	it, done, err := openItem(paths, *text)
+	if err != nil {
+		return err
+	}
+	defer done()
+	enc, err := model.Encode(withProgress(ctx, e), it, pipeline.EncodeOptions{Outputs: []string{*out}})
+	if err != nil {
+		return err
+	}
+	if *verbose {
+		fmt.Fprintf(e.stderr, "%s (%s): %d×%d rows\n", enc.Plan.Modality, enc.Plan.MediaType, enc.Plan.Rows, enc.Plan.RowChannels)
+		for _, n := range enc.Notes {
+			fmt.Fprintln(e.stderr, n)
+		}
+	}
+	return output(e, *file, func(w io.Writer) error { return write(w, enc) })
+}
+
+// named is one tensor of an encoding.
+type named struct {
+	name string
+	t    tensor.Tensor
+}
+
+// tensorsOf lists the tensors that an encoding holds.
+func tensorsOf(enc *pipeline.Encoding) []named {
+	var out []named
+	for _, n := range []named{
+		{pipeline.OutputLatents, enc.Latents}, {pipeline.OutputPooled, enc.Pooled},
+		{pipeline.OutputByteArray, enc.ByteArray}, {pipeline.OutputSoftTokens, enc.SoftTokens},
+	} {
+		if n.t.Data != nil {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// encodingWriter returns the writer of a format. Formats of one tensor refuse "all".
+func encodingWriter(format, out string) (func(io.Writer, *pipeline.Encoding) error, error) {
+	single := func(write func(io.Writer, tensor.Tensor) error) (func(io.Writer, *pipeline.Encoding) error, error) {
+		if out == "all" {
+			return nil, usagef("--format %s holds one tensor; choose one --output, or json or safetensors", format)
+		}
+		return func(w io.Writer, enc *pipeline.Encoding) error { return write(w, tensorsOf(enc)[0].t) }, nil
+	}
+	switch format {
+	case "json":
+		return writeJSON, nil
+	case "safetensors":
+		return func(w io.Writer, enc *pipeline.Encoding) error {
+			m := map[string]tensor.Tensor{}
+			for _, n := range tensorsOf(enc) {
+				m[n.name] = n.t
+			}
+			return weights.WriteSafetensors(w, m, weights.F32, nil)
+		}, nil
+	case "npy":
+		return single(func(w io.Writer, t tensor.Tensor) error { return weights.WriteNPY(w, t, weights.F32) })
+	case "raw":
+		return single(weights.WriteRaw)
+	case "pt":
+		return single(func(w io.Writer, t tensor.Tensor) error { return weights.WriteTorch(w, t, weights.F32) })
+	}
+	return nil, usagef("--format %q: want json, npy, safetensors, raw or pt", format)
+}
+
+// jsonTensor is a tensor in JSON: its shape and its values, row-major.
+type jsonTensor struct {
+	Shape []int     `json:"shape"`
+	Data  []float32 `json:"data"`
+}
+
+func writeJSON(w io.Writer, enc *pipeline.Encoding) error {
+	v := map[string]any{"plan": enc.Plan}
+	for _, n := range tensorsOf(enc) {
+		v[n.name] = jsonTensor{n.t.Shape, n.t.Data}
+	}
+	if len(enc.Notes) > 0 {
+		v["notes"] = enc.Notes
+	}
+	return json.NewEncoder(w).Encode(v)
+}

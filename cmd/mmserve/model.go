@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/mmserve/mmserve/internal/kernel"
+	"github.com/mmserve/mmserve/modality/media"
+	"github.com/mmserve/mmserve/pipeline"
+)
+
+// modelFlags are the flags of every command that loads a model.
+type modelFlags struct {
+	dir, dtype string
+	plain      bool
+	machine    machineFlags
+}
+
+func (m *modelFlags) register(fs *flag.FlagSet) {
+	fs.StringVar(&m.dir, "model", "", "`DIR` of the model: config.json or model.json, and weights")
+	fs.StringVar(&m.dtype, "dtype", "f32", "arithmetic: f32, bf16 or int8")
+	fs.BoolVar(&m.plain, "plain", false, "textbook formulation, without folded projections or separable positions")
+	m.machine.register(fs)
+}
+
+// open loads the model that the flags name.
+func (m *modelFlags) open(ctx context.Context, e *env) (pipeline.Model, error) {
+	opt, err := m.options()
+	if err != nil {
+		return nil, err
+	}
+	if m.dir == "" {
+		return nil, usagef("--model DIR is missing")
+	}
+	return pipeline.Open(withProgress(ctx, e), m.dir, opt)
+}
+
+func (m *modelFlags) options() (pipeline.Options, error) {
+	if err := m.machine.apply(); err != nil {
+		return pipeline.Options{}, err
+	}
+	dt, err := kernel.ParseDType(m.dtype)
+	if err != nil {
+		return pipeline.Options{}, usagef("--dtype: %v", err)
+	}
+	return pipeline.Options{DType: dt, Plain: m.plain}, nil
+}
+
+// machineFlags choose how the machine is used.
+type machineFlags struct {
+	kernels string
+	threads int
+}
+
+func (m *machineFlags) register(fs *flag.FlagSet) {
+	fs.StringVar(&m.kernels, "kernels", "", "kernel `SET`: avx512, avx2, neon or portable; empty picks the best")
+	fs.IntVar(&m.threads, "threads", 0, "threads to use; 0 means all cores")
+}
+
+func (m *machineFlags) apply() error {
+	if m.kernels != "" {
+		if err := kernel.UseSet(m.kernels); err != nil {
+			return usagef("--kernels: %v", err)
+		}
+	}
+	if m.threads < 0 {
+		return usagef("--threads: %d is negative", m.threads)
+	}
+	if m.threads > 0 {
+		kernel.SetThreads(m.threads)
+	}
+	return nil
+}
+
+// openItem makes an item of input paths and texts. Close releases its files.
+func openItem(paths []string, text string) (pipeline.Item, func(), error) {
+	var it pipeline.Item
+	var closers []func() error
+	done := func() {
+		for _, c := range closers {
+			c()
+		}
+	}
+	for _, path := range paths {
+		in, closer, err := media.File(path)
+		if err != nil {
+			done()
+			return it, nil, err
+		}
+		closers = append(closers, closer.Close)
+		it.Parts = append(it.Parts, pipeline.Part{Input: in})
+	}
+	if text != "" {
+		it.Parts = append(it.Parts, pipeline.TextPart(text))
+	}
+	return it, done, nil
+}
+
+// withProgress shows progress lines on a terminal.
+func withProgress(ctx context.Context, e *env) context.Context {
+	f, ok := e.stderr.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return ctx
+	}
+	p := &progressLine{out: f, start: time.Now()}
+	return pipeline.WithProgress(ctx, p.show)
+}
+
+// output writes a result to a file, or to standard output for "" and "-". The file appears
+// under its name only when it is whole.
+func output(e *env, path string, write func(w io.Writer) error) error {
+	if path == "" || path == "-" {
+		return write(e.stdout)
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".mmserve-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	err = write(tmp)
+	if e := tmp.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Chmod(tmp.Name(), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return os.Rename(tmp.Name(), path)
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"strings"
+
+	"github.com/mmserve/mmserve/modality"
+	"github.com/mmserve/mmserve/modality/media"
+)
+
+func plan(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
+	var m modelFlags
+	m.register(fs)
+	asJSON := fs.Bool("json", false, "print one JSON object a file")
+	decode := fs.Bool("decode", false, "also decode, and report what was really found")
+	files, err := parse(fs, args)
+	if err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		return usagef("no file given")
+	}
+	p := modality.Probing{Decode: *decode}
+	if m.dir != "" {
+		model, err := m.open(ctx, e)
+		if err != nil {
+			return err
+		}
+		if f, ok := model.(interface {
+			FLOPs(modality.Cost) (float64, error)
+		}); ok {
+			p.Flops = f.FLOPs
+		}
+	}
+	failed := false
+	for _, path := range files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r := probeFile(ctx, path, p)
+		failed = failed || r.Error != nil
+		if *asJSON {
+			err = json.NewEncoder(e.stdout).Encode(r)
+		} else {
+			err = printReport(e, r)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if failed && !*asJSON {
+		return errSilent
+	}
+	return nil
+}
+
+func probeFile(ctx context.Context, path string, p modality.Probing) modality.Report {
+	in, closer, err := media.File(path)
+	if err != nil {
+		return modality.Report{File: path, Error: modality.AsError(err)}
+	}
+	defer closer.Close()
+	r := modality.Probe(ctx, in, p)
+	r.File = path
+	return r
+}
+
+func printReport(e *env, r modality.Report) error {
+	if r.Error != nil {
+		_, err := fmt.Fprintf(e.stdout, "%s: %s: %v\n", r.File, r.Error.Code, r.Error)
+		return err
+	}
+	c := r.Cost
+	facts := []string{c.MediaType}
+	add := func(ok bool, format string, args ...any) {
+		if ok {
+			facts = append(facts, fmt.Sprintf(format, args...))
+		}
+	}
+	add(c.Width > 0, "%d×%d pixels", c.Width, c.Height)
+	add(c.Frames > 1, "%d frames", c.Frames)
+	add(c.SampleRate > 0, "%d Hz, %d channels", c.SampleRate, c.Channels)
+	add(c.Seconds > 0, "%.3g s", c.Seconds)
+	add(c.Points > 0, "%d points", c.Points)
+	add(true, "%d×%d rows", c.Rows, c.RowChannels)
+	add(c.DecodedBytes > 0, "%.1f MiB decoded", float64(c.DecodedBytes)/(1<<20))
+	add(r.Flops > 0, "%.2f GFLOP", r.Flops/1e9)
+	if r.Facts != nil {
+		b, err := json.Marshal(r.Facts)
+		if err != nil {
+			return err
+		}
+		facts = append(facts, string(b))
+	}
+	facts = append(facts, c.Notes...)
+	_, err := fmt.Fprintf(e.stdout, "%s: %s: %s\n", r.File, c.Modality, strings.Join(facts, ", "))
+	return err
+}

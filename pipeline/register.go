@@ -1,0 +1,66 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/mmserve/mmserve/weights"
+)
+
+// Sentinels a caller may choose by.
+var (
+	// ErrNoTask: the model has no head that answers this request.
+	ErrNoTask = errors.New("the model has no such task")
+	// ErrNotFinite: a result held NaN or an infinity and was withheld.
+	ErrNotFinite = errors.New("result is not finite")
+	// ErrInput: the request does not fit the model.
+	ErrInput = errors.New("input does not fit the model")
+)
+
+// Recipe builds the model of an architecture from its directory and its place in the
+// weights. What the weights lack, it reports through the Scope; what the configuration gets
+// wrong, as an error naming the key.
+type Recipe func(ctx context.Context, d *Dir, s weights.Scope, opt Options) (Model, error)
+
+var recipes = map[string]Recipe{}
+
+// Register adds the recipe of an architecture, named as in config.json's "architectures".
+// It is called from init and panics on a repeat.
+func Register(arch string, r Recipe) {
+	if _, taken := recipes[arch]; taken {
+		panic("pipeline: recipe registered twice: " + arch)
+	}
+	recipes[arch] = r
+}
+
+// Architectures lists the registered architectures, sorted.
+func Architectures() []string { return slices.Sorted(maps.Keys(recipes)) }
+
+// Open loads a model directory.
+func Open(ctx context.Context, path string, opt Options) (Model, error) {
+	d, err := ReadDir(path)
+	if err != nil {
+		return nil, err
+	}
+	return OpenDir(ctx, d, opt)
+}
+
+// OpenDir loads the model that a directory's description names.
+func OpenDir(ctx context.Context, d *Dir, opt Options) (Model, error) {
+	r, ok := recipes[d.Arch]
+	if !ok {
+		return nil, fmt.Errorf("pipeline: %s: unknown architecture %q (known: %s)", d.name(), d.Arch, strings.Join(Architectures(), ", "))
+	}
+	src, done, err := d.source(opt)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return weights.Bind(src, func(s weights.Scope) (Model, error) {
+		return r(ctx, d, s.WithDType(opt.DType), opt)
+	})
+}
