@@ -11,13 +11,17 @@ import (
 )
 
 // builtins are the media this package brings.
-var builtins = map[string]Open{}
+var builtins = map[string]Open{
+	"text": OpenText,
+}
 
 var (
 	registryMu sync.RWMutex
-	registry   = maps.Clone(builtins)
+	registry   map[string]Open
 	infos      = map[string]Adapter{} // each adapter with its default options, made when first asked for
 )
+
+func init() { registry = maps.Clone(builtins) }
 
 // Register adds a medium under a name of lower-case letters, digits and underscores. It is
 // called from the init of the package that defines the adapter, and panics when the name is
