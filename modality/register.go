@@ -12,7 +12,8 @@ import (
 
 // builtins are the media this package brings.
 var builtins = map[string]Open{
-	"text": OpenText,
+	"pointcloud": OpenPointCloud,
+	"text":       OpenText,
 }
 
 var (

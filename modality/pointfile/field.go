@@ -144,6 +144,11 @@ func newField(c component, t scalar, at int) field {
 	return f
 }
 
+// bounded reports whether no raw value of the type can make the field too large for float32.
+func (f *field) bounded() bool {
+	return f.typ < float16Type && math.Abs(f.scale)*f.typ.most()*2+math.Abs(f.shift) < math.MaxFloat32
+}
+
 // set stores a raw value of the file in p. Attributes that are not finite become 0, colours
 // are clipped to 0..1; coordinates are kept, for the caller to judge.
 func (f *field) set(p *Point, v float64) {
@@ -192,6 +197,7 @@ func (h *Header) attributes(fields []field) ([]field, bool) {
 	h.HasNormals = has(fields, compNX, compNY, compNZ)
 	h.HasColor = has(fields, compR, compG, compB) || has(fields, compPacked)
 	h.HasIntensity = has(fields, compIntensity)
+	h.AlwaysFinite = true
 	triple := has(fields, compR, compG, compB)
 	var kept []field
 	for _, f := range fields {
@@ -200,6 +206,7 @@ func (h *Header) attributes(fields []field) ([]field, bool) {
 		case f.comp >= compR && f.comp <= compB && !triple:
 		default:
 			kept = append(kept, f)
+			h.AlwaysFinite = h.AlwaysFinite && (f.comp > compZ || f.bounded())
 		}
 	}
 	return kept, has(kept, compX, compY, compZ)

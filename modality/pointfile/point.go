@@ -38,6 +38,10 @@ type Header struct {
 	RecordBytes int   // bytes of one point in the file; 0 when they vary
 	Held        int64 // bytes the decoder holds at once, for files stored column by column
 
+	// AlwaysFinite is set when every point's coordinates are finite whatever the data, as with
+	// integers.
+	AlwaysFinite bool
+
 	HasNormals, HasColor, HasIntensity bool
 
 	Notes []string // what was ignored or assumed, for people
@@ -100,8 +104,9 @@ func Open(src io.Reader, o Options) (*Reader, error) {
 	r := &Reader{points: o.Limits.Points}
 	r.Format, r.Points = format, -1
 	if err := open(r, in, &o); err != nil {
-		return nil, err
+		return nil, failed(err, format)
 	}
+	r.AlwaysFinite = r.AlwaysFinite && r.Encoding != "ascii"
 	if err := r.check(); err != nil {
 		return nil, err
 	}
