@@ -52,15 +52,15 @@ func (m *OpticalFlow) RunCase(ctx context.Context, a *tensor.Arena, in CaseInput
 	return err
 }
 
-// RunCase implements Network: arguments inputs["image"] (B×T×3×H×W), inputs["audio"]
-// (B×samples×1), subsampled_output_points["image"], subsampled_output_points["audio"] and
+// RunCase implements Network: arguments inputs.image (B×T×3×H×W), inputs.audio
+// (B×samples×1), subsampled_output_points.image, subsampled_output_points.audio and
 // attention_mask. Without points everything is decoded.
 func (m *MultimodalAutoencoder) RunCase(ctx context.Context, a *tensor.Arena, in CaseInput) error {
-	image, err := in.float(`inputs["image"]`, 5)
+	image, err := in.float("inputs.image", 5)
 	if err != nil {
 		return err
 	}
-	audio, err := in.float(`inputs["audio"]`, 3)
+	audio, err := in.float("inputs.audio", 3)
 	if err != nil {
 		return err
 	}
@@ -72,8 +72,8 @@ func (m *MultimodalAutoencoder) RunCase(ctx context.Context, a *tensor.Arena, in
 		clips[i] = Clip{Film: Film(image.At(i)), Audio: audio.At(i).Data}
 	}
 	points := Points{
-		Image: in.list(`subsampled_output_points["image"]`),
-		Audio: in.list(`subsampled_output_points["audio"]`),
+		Image: in.list("subsampled_output_points.image"),
+		Audio: in.list("subsampled_output_points.audio"),
 		Label: true,
 	}
 	if points.Image == nil && points.Audio == nil {

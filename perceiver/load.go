@@ -17,8 +17,8 @@ type Network interface {
 	RunCase(ctx context.Context, a *tensor.Arena, in CaseInput) error
 }
 
-// CaseInput is the inputs of a reference case by argument name, as case.json spells them:
-// "inputs", "attention_mask", `inputs["image"]`, "input_ids", "prefix_len", …
+// CaseInput is the inputs of a reference case by argument name: "inputs", "attention_mask",
+// "input_ids", "prefix_len", …; an element of a dictionary, inputs["image"], is "inputs.image".
 type CaseInput struct {
 	Floats map[string]tensor.Tensor // floating-point arguments
 	Ints   map[string]Ints          // integer and boolean arguments (0 and 1)
