@@ -1,0 +1,318 @@
+package kernel
+
+import (
+	"fmt"
+	"sync"
+)
+
+// KeyTile is the number of keys that attention takes at a time. The online softmax is
+// folded tile by tile, so blocks given to a Stream begin at multiples of it.
+const KeyTile = 224
+
+// AttnArgs describes one attention: for each query head h, out_h = softmax(Scale·q_h·k_gᵀ +
+// biases)·v_g with g = h/(Heads/KVHeads).
+type AttnArgs struct {
+	Heads, KVHeads int     // KVHeads 0 means Heads
+	QK, V          int     // width of a head's queries and keys, and of its values
+	Scale          float32 // multiplies the scores
+	L, S           int     // queries, keys
+
+	Q, K, VV      []float32 // L×(Heads·QK), S×(KVHeads·QK), S×(KVHeads·V): head h at column h·QK, h·V
+	LDQ, LDK, LDV int       // row strides
+
+	Out []float32 // L×(Heads·V); must not overlap K or VV
+	LDO int
+
+	KeyBias       []float32 // added to each key's scores: S values, head h's at h·KeyBiasStride; nil for none
+	KeyBiasStride int       // 0: all heads share KeyBias
+	Mask          []float32 // L×S, added to the scores of all heads; nil for none
+	LDM           int       // row stride of Mask
+
+	// Causal hides key j from query i unless j ≤ i+S−L (queries are the last L positions).
+	Causal bool
+
+	// DType BF16 rounds queries, keys, values and attention weights to bfloat16 before
+	// they are multiplied; sums and softmax stay float32. Every other value means F32.
+	DType DType
+}
+
+// Attention computes a.Out. Nothing of size L×S is held: keys are taken KeyTile at a time
+// under an online softmax.
+//
+// Biases and masks are finite: −MaxFloat32 hides a key, sums of biases are cut off there,
+// and a query whose keys are all hidden gets the plain average of the values. Keys hidden by
+// Causal count as hidden the same way.
+//
+// The bits of a query's result depend on its own row, the keys and the values alone.
+func Attention(a *AttnArgs) {
+	if a.L == 0 || a.Heads == 0 {
+		return
+	}
+	j := getAttn()
+	j.AttnArgs = *a
+	j.init()
+	j.groupBlocks(Threads())
+	workers.do(j.Heads*j.groups, j)
+	j.release()
+}
+
+// attnJob is an attention divided into heads × groups of query blocks.
+type attnJob struct {
+	AttnArgs
+	set    *set
+	blocks int // blocks of 32 queries
+	per    int // blocks of a group
+	groups int // groups a head
+}
+
+var attns struct {
+	mu   sync.Mutex
+	free []*attnJob
+}
+
+func getAttn() *attnJob {
+	attns.mu.Lock()
+	defer attns.mu.Unlock()
+	if n := len(attns.free); n > 0 {
+		j := attns.free[n-1]
+		attns.free = attns.free[:n-1]
+		return j
+	}
+	return new(attnJob)
+}
+
+func (j *attnJob) release() {
+	*j = attnJob{}
+	attns.mu.Lock()
+	attns.free = append(attns.free, j)
+	attns.mu.Unlock()
+}
+
+// init fills defaults and checks shapes.
+func (j *attnJob) init() {
+	if j.KVHeads == 0 {
+		j.KVHeads = j.Heads
+	}
+	if j.Heads%j.KVHeads != 0 {
+		panic(fmt.Sprintf("kernel: attention: %d heads over %d key heads", j.Heads, j.KVHeads))
+	}
+	checkMatrix("attention: q", j.Q, j.LDQ, j.L, j.Heads*j.QK)
+	checkMatrix("attention: k", j.K, j.LDK, j.S, j.KVHeads*j.QK)
+	checkMatrix("attention: v", j.VV, j.LDV, j.S, j.KVHeads*j.V)
+	checkMatrix("attention: out", j.Out, j.LDO, j.L, j.Heads*j.V)
+	if j.KeyBias != nil {
+		checkMatrix("attention: key bias", j.KeyBias, j.KeyBiasStride, 1, (j.Heads-1)*j.KeyBiasStride+j.S)
+	}
+	if j.Mask != nil {
+		checkMatrix("attention: mask", j.Mask, j.LDM, j.L, j.S)
+	}
+	j.set = current.Load()
+	j.blocks = (j.L + panel - 1) / panel
+}
+
+// groupMax bounds a group's queries and sums to the second-level cache.
+const groupMax = 8
+
+// groupBlocks chooses the blocks a part computes together, sharing packed keys.
+func (j *attnJob) groupBlocks(threads int) {
+	want := 1
+	if threads > 1 {
+		want = (2*threads + j.Heads - 1) / j.Heads
+	}
+	j.per = max(1, min(groupMax, (j.blocks+want-1)/want))
+	j.groups = (j.blocks + j.per - 1) / j.per
+}
+
+// queries is the running state of a group of query blocks of one head.
+type queries struct {
+	qk, v  int
+	n      int       // queries; the last block may be short
+	blocks int       // blocks of 32
+	q      []float32 // [blocks][qk][32], scaled
+	o      []float32 // [blocks][v][32]
+	ml     []float32 // [blocks][2][32]: running maximum, running sum
+}
+
+// queryFloats is the memory of a group's state.
+func queryFloats(blocks, qk, v int) int { return blocks * panel * (qk + v + 2) }
+
+func newQueries(mem []float32, n, qk, v int) queries {
+	b := (n + panel - 1) / panel
+	nq, no := b*qk*panel, b*v*panel
+	return queries{qk: qk, v: v, n: n, blocks: b, q: mem[:nq], o: mem[nq : nq+no], ml: mem[nq+no : nq+no+2*panel*b]}
+}
+
+// start packs scaled queries (n×qk, row stride ldq) and clears the sums.
+func (u *queries) start(q []float32, ldq int, scale float32) {
+	clear(u.o)
+	for b := range u.blocks {
+		ml := u.ml[b*2*panel:]
+		for i := range panel {
+			ml[i], ml[panel+i] = lowest, 0
+		}
+		dst := u.q[b*u.qk*panel : (b+1)*u.qk*panel]
+		n := min(panel, u.n-b*panel)
+		if n < panel {
+			clear(dst)
+		}
+		for i := range n {
+			for c, x := range q[(b*panel+i)*ldq:][:u.qk] {
+				dst[c*panel+i] = x * scale
+			}
+		}
+	}
+}
+
+// finish writes the averages: n×v, row stride ldo. A query that saw no key gives zeros.
+func (u *queries) finish(out []float32, ldo int) {
+	for b := range u.blocks {
+		o := u.o[b*u.v*panel:]
+		sum := u.ml[(2*b+1)*panel:]
+		for i := range min(panel, u.n-b*panel) {
+			inv := float32(0)
+			if sum[i] != 0 {
+				inv = 1 / sum[i]
+			}
+			dst := out[(b*panel+i)*ldo:][:u.v]
+			for c := range dst {
+				dst[c] = o[c*panel+i] * inv
+			}
+		}
+	}
+}
+
+func (j *attnJob) run(part int) {
+	h, g := part/j.groups, part%j.groups
+	kv := h / (j.Heads / j.KVHeads)
+	from := g * j.per * panel
+	to := min(j.L, from+j.per*panel)
+	s := getScratch()
+	defer putScratch(s)
+	blocks := (to - from + panel - 1) / panel
+	u := newQueries(grow(&s.x, queryFloats(blocks, j.QK, j.V)), to-from, j.QK, j.V)
+	j.attend(s, &u, h, kv, from, j.Causal)
+	if j.Causal && u.hidden() {
+		j.attend(s, &u, h, kv, from, false)
+	}
+	u.finish(j.Out[from*j.LDO+h*j.V:], j.LDO)
+}
+
+// attend runs the group over all keys; with skip, tiles that Causal hides from the whole
+// group are passed over, which changes nothing for a query that sees any key.
+func (j *attnJob) attend(s *scratch, u *queries, h, kv, from int, skip bool) {
+	u.start(j.Q[from*j.LDQ+h*j.QK:], j.LDQ, j.Scale)
+	for t := 0; t < j.S; t += KeyTile {
+		if skip && t > from+u.n-1+j.S-j.L {
+			break
+		}
+		n := min(KeyTile, j.S-t)
+		b := tileBias{from: from, key: t}
+		if j.KeyBias != nil {
+			b.key1 = j.KeyBias[h*j.KeyBiasStride+t:][:n]
+		}
+		if j.Mask != nil {
+			b.mask, b.ldm = j.Mask, j.LDM
+		}
+		if j.Causal {
+			b.causal, b.diagonal = true, j.S-j.L
+		}
+		u.add(s, j.set, j.K[t*j.LDK+kv*j.QK:], j.LDK, j.VV[t*j.LDV+kv*j.V:], j.LDV, n, b)
+	}
+}
+
+// hidden reports whether some query has met no key but hidden ones.
+func (u *queries) hidden() bool {
+	for i := range u.n {
+		if u.ml[i/panel*2*panel+i%panel] == lowest {
+			return true
+		}
+	}
+	return false
+}
+
+// tileBias is what is added to a tile of scores.
+type tileBias struct {
+	from, key int       // first query and key of the tile
+	key1      []float32 // a value a key; nil for none
+	mask      []float32 // queries × keys; nil for none
+	ldm       int
+	causal    bool
+	diagonal  int // query i sees keys ≤ i+diagonal
+}
+
+// apply adds to scores c[key][32] of n keys and the queries of block b.
+func (t *tileBias) apply(c []float32, b, n, queries int) {
+	if t.key1 != nil {
+		for k := range n {
+			row := c[k*panel : (k+1)*panel]
+			x := t.key1[k]
+			for i := range row {
+				row[i] = max(row[i]+x, lowest)
+			}
+		}
+	}
+	if t.mask != nil {
+		for i := range queries {
+			row := t.mask[(t.from+b*panel+i)*t.ldm+t.key:][:n]
+			for k, x := range row {
+				c[k*panel+i] = max(c[k*panel+i]+x, lowest)
+			}
+		}
+	}
+	if t.causal {
+		for i := range queries {
+			for k := max(0, t.from+b*panel+i+t.diagonal+1-t.key); k < n; k++ {
+				c[k*panel+i] = lowest
+			}
+		}
+	}
+}
+
+// add takes n ≤ KeyTile more keys and values into the running averages. Scores are computed
+// transposed, [key][query], so that they are already packed for the product with the
+// values and softmax runs down the columns.
+func (u *queries) add(s *scratch, set *set, k []float32, ldk int, v []float32, ldv, n int, bias tileBias) {
+	pk := grow(&s.a, n*u.qk)
+	tiles := (n + set.mr - 1) / set.mr
+	for i := range tiles {
+		r0, r1 := split(n, tiles, i), split(n, tiles, i+1)
+		set.packA(pk[r0*u.qk:r1*u.qk], k[r0*ldk:], ldk, r1-r0, u.qk)
+	}
+	c := grow(&s.c, n*panel)
+	for b := range u.blocks {
+		queries := min(panel, u.n-b*panel)
+		cols := panelWidth(queries, 0)
+		u.scores(s, set, c, pk, b, n, cols)
+		bias.apply(c, b, n, queries)
+		softmaxTile(c, n, u.ml[b*2*panel:(b+1)*2*panel], u.o[b*u.v*panel:(b+1)*u.v*panel], u.v)
+		t := &s.t
+		t.k, t.acc, t.b, t.bks, t.cols = n, 1, &c[0], panel, cols
+		t.aks = ldv
+		for r := 0; r < u.v; r += set.mr {
+			t.rows = min(set.mr, u.v-r)
+			t.a = &v[r]
+			t.c = &u.o[b*u.v*panel+r*panel]
+			set.tile(t)
+		}
+	}
+}
+
+func (u *queries) scores(s *scratch, set *set, c, pk []float32, b, n, cols int) {
+	t := &s.t
+	t.bks, t.cols = panel, cols
+	tiles := (n + set.mr - 1) / set.mr
+	if u.qk == 0 {
+		clear(c)
+	}
+	for k0 := 0; k0 < u.qk; k0 += kBlock {
+		t.k, t.acc = min(kBlock, u.qk-k0), k0
+		t.b = &u.q[(b*u.qk+k0)*panel]
+		for i := range tiles {
+			r0, r1 := split(n, tiles, i), split(n, tiles, i+1)
+			t.rows, t.aks = r1-r0, r1-r0
+			t.a = &pk[r0*u.qk+k0*t.rows]
+			t.c = &c[r0*panel]
+			set.tile(t)
+		}
+	}
+}

@@ -1,0 +1,243 @@
+package kernel
+
+import (
+	"fmt"
+	"sync"
+)
+
+// Gemm computes dst[i,j] = act(scale·Σ_k a[i,k]·w[j,k] + bias[j]) + residual[i,j] for the
+// m rows of a (m×K, row stride lda) and all N outputs of w; dst is m×N with row stride ldd.
+// Residual may be dst itself; a must not overlap dst. See Epilogue for what follows the
+// product. The result's bits do not depend on m or on threads.
+//
+// Errors, against exact arithmetic: F32, F16W and BF16W round once a step of the k-long
+// chain; BF16 rounds each a to 8 bits first (relative 2⁻⁹ an element); Int8 quantises each
+// row of a to 8 bits between its minimum and maximum.
+func Gemm(dst []float32, ldd int, a []float32, lda, m int, w *Packed, e Epilogue) {
+	if m <= 0 || w.n == 0 {
+		return
+	}
+	checkMatrix("gemm: a", a, lda, m, w.k)
+	checkMatrix("gemm: dst", dst, ldd, m, w.n)
+	e.check(m, w.n)
+	j := getGemm()
+	*j = gemmJob{set: current.Load(), dst: dst, ldd: ldd, a: a, lda: lda, m: m, w: w, e: e, packed: j.packed}
+	j.run2()
+	j.release()
+}
+
+// GemmNT is Gemm with a right operand that is used once: b is n×k, row stride ldb.
+func GemmNT(dst []float32, ldd int, a []float32, lda int, b []float32, ldb, m, n, k int, e Epilogue) {
+	if m <= 0 || n <= 0 {
+		return
+	}
+	checkMatrix("gemm: b", b, ldb, n, k)
+	gemmUnpacked(dst, ldd, a, lda, m, n, k, e, func(p *Packed, from, i int) { p.setRow(i, b[(from+i)*ldb:(from+i)*ldb+k]) })
+}
+
+// GemmNN is Gemm with a right operand that is used once: b is k×n, row stride ldb.
+func GemmNN(dst []float32, ldd int, a []float32, lda int, b []float32, ldb, m, n, k int, e Epilogue) {
+	if m <= 0 || n <= 0 {
+		return
+	}
+	checkMatrix("gemm: b", b, ldb, k, n)
+	gemmUnpacked(dst, ldd, a, lda, m, n, k, e, func(p *Packed, from, i int) {
+		base, w, col := p.place(i, k)
+		for c := range k {
+			p.f32[base+c*w+col] = b[c*ldb+from+i]
+		}
+	})
+}
+
+// unpackedBytes bounds the memory for the packed part of an operand used once.
+const unpackedBytes = 8 << 20
+
+// gemmUnpacked packs columns in groups and multiplies by each.
+func gemmUnpacked(dst []float32, ldd int, a []float32, lda, m, n, k int, e Epilogue, setCol func(p *Packed, from, i int)) {
+	step := max(panel, unpackedBytes/4/max(1, k)/panel*panel)
+	s := getScratch()
+	defer putScratch(s)
+	for from := 0; from < n; from += step {
+		cols := min(step, n-from)
+		p := &Packed{n: cols, k: k, dt: F32, f32: grow(&s.y, paddedN(cols)*k)}
+		clear(p.f32)
+		for i := range cols {
+			setCol(p, from, i)
+		}
+		part := e
+		if e.Bias != nil {
+			part.Bias = e.Bias[from:]
+		}
+		if e.Residual != nil {
+			part.Residual = e.Residual[from:]
+		}
+		Gemm(dst[from:], ldd, a, lda, m, p, part)
+	}
+}
+
+// gemmJob is one product, divided into row blocks × column groups.
+type gemmJob struct {
+	set      *set
+	dst      []float32
+	ldd      int
+	a        []float32
+	lda, m   int
+	w        *Packed
+	e        Epilogue
+	packed   []float32 // all of a packed, when small
+	shared   bool      // packed is in use
+	phase    int       // 0 packs a, 1 multiplies
+	blocks   int       // row blocks
+	groups   int       // column groups of a row block
+	perGroup int       // panels in a group
+}
+
+var gemms struct {
+	mu   sync.Mutex
+	free []*gemmJob
+}
+
+func getGemm() *gemmJob {
+	gemms.mu.Lock()
+	defer gemms.mu.Unlock()
+	if n := len(gemms.free); n > 0 {
+		j := gemms.free[n-1]
+		gemms.free = gemms.free[:n-1]
+		return j
+	}
+	return new(gemmJob)
+}
+
+func (j *gemmJob) release() {
+	*j = gemmJob{packed: j.packed}
+	gemms.mu.Lock()
+	gemms.free = append(gemms.free, j)
+	gemms.mu.Unlock()
+}
+
+const (
+	blockRows   = 126     // rows of a block, about; a multiple of the tiles' heights
+	blockFloats = 1 << 19 // values of a packed row block, at most, when it has many rows
+	sharedA     = 1 << 20 // values of a up to which it is packed once, before multiplying
+)
+
+// run2 divides the product and runs its one or two phases.
+func (j *gemmJob) run2() {
+	threads := Threads()
+	panels := (j.w.n + panel - 1) / panel
+	rows := min(blockRows, max(j.set.mr*2, blockFloats/max(1, j.w.k)))
+	j.blocks = (j.m + rows - 1) / rows
+	work := float64(j.m) * float64(j.w.n) * float64(j.w.k)
+	j.groups, j.perGroup = 1, panels
+	if work < 1<<17 {
+		threads = 1
+	}
+	j.shared = j.m*j.w.k <= sharedA
+	if j.shared {
+		// Enough parts that the last ones even out, not so many that they cost.
+		want := 1
+		if threads > 1 {
+			want = 4 * threads
+		}
+		j.groups = min(panels, max(1, (want+j.blocks-1)/j.blocks))
+		j.perGroup = (panels + j.groups - 1) / j.groups
+		j.groups = (panels + j.perGroup - 1) / j.perGroup
+		j.packed = grow(&j.packed, j.m*j.w.k)
+		j.phase = 0
+		if threads == 1 || j.blocks == 1 {
+			for b := range j.blocks {
+				j.run(b)
+			}
+		} else {
+			workers.do(j.blocks, j)
+		}
+	}
+	j.phase = 1
+	if threads == 1 {
+		for i := range j.blocks * j.groups {
+			j.run(i)
+		}
+		return
+	}
+	workers.do(j.blocks*j.groups, j)
+}
+
+// block returns the rows of block b, which are spread evenly.
+func (j *gemmJob) block(b int) (from, to int) {
+	return b * j.m / j.blocks, (b + 1) * j.m / j.blocks
+}
+
+func (j *gemmJob) run(part int) {
+	if j.phase == 0 {
+		from, to := j.block(part)
+		j.pack(j.packed[from*j.w.k:to*j.w.k], from, to)
+		return
+	}
+	b, g := part/j.groups, part%j.groups
+	from, to := j.block(b)
+	s := getScratch()
+	defer putScratch(s)
+	var pa []float32
+	if j.shared {
+		pa = j.packed[from*j.w.k : to*j.w.k]
+	} else {
+		pa = grow(&s.a, (to-from)*j.w.k)
+		j.pack(pa, from, to)
+	}
+	c := grow(&s.c, (to-from)*panel)
+	panels := (j.w.n + panel - 1) / panel
+	for p := g * j.perGroup; p < min(panels, (g+1)*j.perGroup); p++ {
+		col := p * panel
+		j.strip(s, c, pa, to-from, col)
+		j.e.apply(s, j.dst[from*j.ldd+col:], j.ldd, c, from, to-from, col, min(panel, j.w.n-col))
+	}
+}
+
+// split cuts rows into tiles of nearly equal height, at most mr: tile i of n begins here.
+func split(rows, n, i int) int { return i * rows / n }
+
+// pack writes rows [from, to) of a as tiles [K][rows of the tile].
+func (j *gemmJob) pack(dst []float32, from, to int) {
+	rows, k := to-from, j.w.k
+	n := (rows + j.set.mr - 1) / j.set.mr
+	for i := range n {
+		r0, r1 := split(rows, n, i), split(rows, n, i+1)
+		j.set.packA(dst[r0*k:r1*k], j.a[(from+r0)*j.lda:], j.lda, r1-r0, k)
+	}
+}
+
+// strip computes rows × one panel into c.
+func (j *gemmJob) strip(s *scratch, c, pa []float32, rows, col int) {
+	k := j.w.k
+	if k == 0 {
+		clear(c)
+		return
+	}
+	n := (rows + j.set.mr - 1) / j.set.mr
+	width := panelWidth(j.w.n, col)
+	t := &s.t
+	t.bks, t.cols = width, width
+	for k0 := 0; k0 < k; k0 += kBlock {
+		t.k = min(kBlock, k-k0)
+		t.acc = k0
+		t.b = j.w.slice(s, col, width, k0, t.k)
+		for i := range n {
+			r0, r1 := split(rows, n, i), split(rows, n, i+1)
+			t.rows = r1 - r0
+			t.aks = t.rows
+			t.a = &pa[r0*k+k0*t.rows]
+			t.c = &c[r0*panel]
+			j.set.tile(t)
+		}
+	}
+}
+
+// checkMatrix panics when rows×cols with row stride ld does not fit in x.
+func checkMatrix(what string, x []float32, ld, rows, cols int) {
+	if rows == 0 || cols == 0 {
+		return
+	}
+	if ld < cols && rows > 1 || len(x) < (rows-1)*ld+cols {
+		panic(fmt.Sprintf("kernel: %s: %d×%d with row stride %d in %d values", what, rows, cols, ld, len(x)))
+	}
+}
