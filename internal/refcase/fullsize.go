@@ -1,0 +1,212 @@
+package refcase
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/mmserve/mmserve/tensor"
+	"github.com/mmserve/mmserve/weights"
+)
+
+// maxInput bounds a generated input, in values.
+const maxInput = 1 << 28
+
+// loadFullSize reads a case whose weights and inputs come from formulas.
+func (c *Case) loadFullSize(d description) error {
+	c.FullSize = true
+	text, err := c.read("names.json")
+	if err != nil {
+		return err
+	}
+	var names struct {
+		Architecture string         `json:"architecture"`
+		Tensors      []weights.Spec `json:"tensors"`
+	}
+	if err := json.Unmarshal(text, &names); err != nil {
+		return fmt.Errorf("names.json: %w", err)
+	}
+	if len(names.Tensors) == 0 {
+		return errors.New("names.json: no tensors")
+	}
+	c.specs = names.Tensors
+	if c.Architecture == "" {
+		c.Architecture = names.Architecture
+	}
+	c.Kind = strings.TrimSuffix(c.Kind, "-fullsize")
+	var expected map[string]summary
+	if err := json.Unmarshal(d.Expected, &expected); err != nil {
+		return fmt.Errorf("expected: %w", err)
+	}
+	for name, s := range expected {
+		if c.stages[name], err = s.stage(); err != nil {
+			return fmt.Errorf("expected %s: %w", name, err)
+		}
+	}
+	if len(c.stages) == 0 {
+		return errors.New("no expected stages")
+	}
+	return c.generateInputs(d)
+}
+
+// formula is an input of a full-size case: text, or text and a shape.
+type formula struct {
+	From  string
+	Shape []int
+}
+
+// UnmarshalJSON takes "float_input(…)" and {"from": "float_input('x', shape)", "shape": […]}.
+func (f *formula) UnmarshalJSON(b []byte) error {
+	if json.Unmarshal(b, &f.From) == nil {
+		return nil
+	}
+	var long struct {
+		From  string `json:"from"`
+		Shape []int  `json:"shape"`
+	}
+	err := json.Unmarshal(b, &long)
+	f.From, f.Shape = long.From, long.Shape
+	return err
+}
+
+func (c *Case) generateInputs(d description) error {
+	var inputs map[string]formula
+	if err := json.Unmarshal(d.Inputs, &inputs); err != nil {
+		return fmt.Errorf("inputs: %w", err)
+	}
+	for argument, f := range inputs {
+		if f.From == "" {
+			continue // null
+		}
+		raw, err := f.generate(d.InputNote)
+		if err != nil {
+			return fmt.Errorf("input %s: %w", argument, err)
+		}
+		c.inputs[argumentName(argument)] = raw
+	}
+	return nil
+}
+
+var (
+	floatInput    = regexp.MustCompile(`^float_input\(["']([^"']+)["'],\s*(shape|\([0-9, ]*\))\)`)
+	zeroInput     = regexp.MustCompile(`^zeros\s*\(([0-9, ]*)\)`)
+	rangeInput    = regexp.MustCompile(`^arange\((?:(\d+),\s*)?(\d+)\)`)
+	languageInput = regexp.MustCompile(`^language_input\(\)\s*(ids|mask)\b`)
+	firstReal     = regexp.MustCompile(`first (\d+) patches`)
+)
+
+// generate follows the formula. note says how masks are made.
+func (f formula) generate(note string) (weights.Raw, error) {
+	switch {
+	case floatInput.MatchString(f.From):
+		m := floatInput.FindStringSubmatch(f.From)
+		shape := f.Shape
+		if m[2] != "shape" {
+			shape = sizes(m[2])
+		}
+		return floatValues(m[1], shape)
+	case zeroInput.MatchString(f.From):
+		shape := sizes(zeroInput.FindStringSubmatch(f.From)[1])
+		n, err := count(shape)
+		if err != nil {
+			return weights.Raw{}, err
+		}
+		return weights.Raw{DType: weights.F32, Shape: shape, Data: make([]byte, 4*n)}, nil
+	case rangeInput.MatchString(f.From):
+		m := rangeInput.FindStringSubmatch(f.From)
+		from, _ := strconv.Atoi(m[1]) // "" is 0
+		to, err := strconv.Atoi(m[2])
+		if err != nil || to < from || to-from > maxInput {
+			return weights.Raw{}, fmt.Errorf("range %q", f.From)
+		}
+		v := make([]int64, to-from)
+		for i := range v {
+			v[i] = int64(from + i)
+		}
+		return ints(v, len(v)), nil
+	case languageInput.MatchString(f.From):
+		ids, mask := LanguageInput()
+		if languageInput.FindStringSubmatch(f.From)[1] == "ids" {
+			return ints(ids, 1, len(ids)), nil
+		}
+		return ints(mask, 1, len(mask)), nil
+	case strings.Contains(f.From, "input_note") && firstReal.MatchString(note):
+		return firstPatches(note, f.Shape)
+	}
+	return weights.Raw{}, fmt.Errorf("unknown formula %.80q", f.From)
+}
+
+// firstPatches is a mask (images×patches) whose first rows of each image are real.
+func firstPatches(note string, shape []int) (weights.Raw, error) {
+	n, err := count(shape)
+	if err != nil || len(shape) == 0 {
+		return weights.Raw{}, fmt.Errorf("mask of shape %v", shape)
+	}
+	keep, err := strconv.Atoi(firstReal.FindStringSubmatch(note)[1])
+	if err != nil {
+		return weights.Raw{}, err
+	}
+	data := make([]byte, n)
+	for i := range data {
+		if i%shape[len(shape)-1] < keep {
+			data[i] = 1
+		}
+	}
+	return weights.Raw{DType: weights.Bool, Shape: shape, Data: data}, nil
+}
+
+// sizes reads "(1,3,224,224)", with or without the brackets.
+func sizes(s string) []int {
+	shape := []int{}
+	for _, part := range strings.FieldsFunc(s, func(r rune) bool { return r < '0' || r > '9' }) {
+		n, err := strconv.Atoi(part)
+		if err != nil {
+			n = -1 // refused by count
+		}
+		shape = append(shape, n)
+	}
+	return shape
+}
+
+// count is the number of values of a shape, at most maxInput.
+func count(shape []int) (int, error) {
+	n := int64(1)
+	for _, d := range shape {
+		if d < 0 || d > maxInput || n*int64(d) > maxInput {
+			return 0, fmt.Errorf("shape %v: at most %d values", shape, maxInput)
+		}
+		n *= int64(d)
+	}
+	return int(n), nil
+}
+
+// floatValues is uniform in [-√3, √3), unit variance, by the formula of weights.Seeded.
+func floatValues(name string, shape []int) (weights.Raw, error) {
+	n, err := count(shape)
+	if err != nil {
+		return weights.Raw{}, err
+	}
+	x := make([]float32, n)
+	weights.Uniform(x, "input:"+name, 0, 0, math.Sqrt(3))
+	return weights.Encode(tensor.Of(x, shape...), weights.F32)
+}
+
+// LanguageInput returns the token ids and the mask of the full-size language case: 2048
+// positions, of which 1500 are [CLS], bytes and [SEP]; 52 to 60 are [MASK].
+func LanguageInput() (ids, mask []int64) {
+	const seq, length = 2048, 1500
+	ids, mask = make([]int64, seq), make([]int64, seq)
+	for i := range length {
+		mask[i] = 1
+		ids[i] = 6 + int64(weights.HashAt("input:ids", i)>>32%256)
+		if i >= 52 && i <= 60 {
+			ids[i] = 3
+		}
+	}
+	ids[0], ids[length-1] = 4, 5
+	return ids, mask
+}
