@@ -77,8 +77,9 @@ func looksLikePCD(b []byte) bool {
 	return false
 }
 
-// looksLikeNumbers wants the first whole line that is neither blank nor a comment to hold at
-// least three numbers, or names with the second such line holding them.
+// looksLikeNumbers wants the first line that is neither blank nor a comment to hold at least
+// three numbers; or the names of columns, or one number of points, and the second such line
+// the numbers.
 func looksLikeNumbers(b []byte) bool {
 	if bytes.IndexByte(b, 0) >= 0 {
 		return false
@@ -92,10 +93,10 @@ func looksLikeNumbers(b []byte) bool {
 		if tok = splitTable(tok[:0], line); len(tok) == 0 {
 			continue
 		}
-		if allNumbers(tok) {
-			return len(tok) >= 3
+		if allNumbers(tok) && len(tok) >= 3 {
+			return true
 		}
-		if named || columnsOf(tok) == nil {
+		if named || columnsOf(tok) == nil && !(allNumbers(tok) && len(tok) == 1) {
 			return false
 		}
 		named = true
