@@ -294,7 +294,7 @@ func (m *CausalLM) layersOver(ctx context.Context, a *tensor.Arena, x, keys tens
 			a.Emit(fmt.Sprintf("self_attention.%d.output", i), x)
 		}
 	}
-	return nil
+	return step(ctx, "latents", len(m.layers), len(m.layers))
 }
 
 // predict writes the logits (B×L×V) of the last hidden states x (B×L×C).
