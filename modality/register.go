@@ -12,8 +12,10 @@ import (
 
 // builtins are the media this package brings.
 var builtins = map[string]Open{
+	"audio":      OpenAudio,
 	"pointcloud": OpenPointCloud,
 	"text":       OpenText,
+	"video":      OpenVideo,
 }
 
 var (

@@ -104,7 +104,7 @@ func (d *flacDecoder) length() error {
 	for i := len(tail) - 6; i >= 0; i-- {
 		h, _, ok := readFLACHeader(tail[i:])
 		if ok && h.channels == d.info.Channels && (h.rate == 0 || h.rate == d.info.Rate) {
-			d.info.Frames = h.end(d.fixedBlock(first))
+			d.info.Frames, d.info.Exact = h.end(d.fixedBlock(first)), true
 			d.info.note("length taken from the last frame")
 			return nil
 		}

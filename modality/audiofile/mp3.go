@@ -128,7 +128,7 @@ func (d *mp3Decoder) length(info *Info) error {
 	}
 	from := s.pos
 	walker := mp3Walker{src: s, first: d.walk.first}
-	for s.pos-from < scanBytes {
+	for s.deep || s.pos-from < scanBytes {
 		h, _, err := walker.next()
 		if err != nil {
 			return err

@@ -82,9 +82,8 @@ func Sniff(head []byte) string {
 // Reader decodes a sound file forwards, under limits.
 type Reader struct {
 	Info
-	Bad     int64  // samples that were not finite or beyond all measure, and were replaced
-	Done    int64  // frames read so far
-	Damaged string // why the end came early, where a damaged file was still worth reading
+	Bad  int64 // samples that were not finite or beyond all measure, and were replaced
+	Done int64 // frames read so far
 
 	dec    decoder
 	limits media.Limits
@@ -95,15 +94,22 @@ type Reader struct {
 // *media.Error: unsupported, malformed, truncated, empty, too_large (Limits.Seconds, Samples,
 // Rate, Channels), unreadable, or the end of ctx, which also ends reading.
 func Open(ctx context.Context, in media.Input) (*Reader, error) {
+	s := newSource(ctx, in)
+	s.deep = true
+	return open(s, in)
+}
+
+func open(s *source, in media.Input) (*Reader, error) {
 	r := &Reader{limits: in.Limits.WithDefaults()}
-	if err := r.open(newSource(ctx, in)); err != nil {
+	if err := r.open(s); err != nil {
 		return nil, media.Wrap(err, media.Malformed, "audio")
 	}
 	return r, nil
 }
 
-// Probe is what Open would find out, from the header alone. For a forward-only input it sees no
-// more than Header.Head.
+// Probe is what Open would find out, from the header alone; only the length of an MP3 of more than
+// 64 MiB without a frame count is an estimate here and exact there. For a forward-only input it
+// sees no more than Header.Head.
 func Probe(ctx context.Context, h media.Header) (Info, error) {
 	in := media.Input{Name: h.Name, At: h.At, Size: h.Size, Limits: h.Limits}
 	if h.At == nil {
@@ -112,7 +118,7 @@ func Probe(ctx context.Context, h media.Header) (Info, error) {
 			in.Size = -1
 		}
 	}
-	r, err := Open(ctx, in)
+	r, err := open(newSource(ctx, in), in)
 	if err != nil {
 		return Info{}, err
 	}

@@ -94,14 +94,45 @@ func (s *Samples) Read(dst []float32) (int, error) {
 	return n, nil
 }
 
-// readFull fills dst as far as the signal goes; the error is io.EOF or nil when it ended early.
-func readFull(s Signal, dst []float32) (n int, err error) {
+// Exactly is a signal cut, or continued with silence, to a number of samples.
+type Exactly struct {
+	Signal
+	Left  int64
+	ended bool
+}
+
+// Read implements Signal.
+func (e *Exactly) Read(dst []float32) (int, error) {
+	if e.Left == 0 {
+		return 0, io.EOF
+	}
+	dst = dst[:min(int64(len(dst)), e.Left)]
+	n := len(dst)
+	if !e.ended {
+		m, err := e.Signal.Read(dst)
+		if err != nil && err != io.EOF {
+			return 0, err
+		}
+		if e.ended = err == io.EOF; !e.ended {
+			n = m
+		}
+	}
+	if e.ended {
+		clear(dst)
+	}
+	e.Left -= int64(n)
+	return n, nil
+}
+
+// ReadFull fills dst as far as the signal goes. The error is nil or that of the source; io.EOF only
+// when nothing was left.
+func ReadFull(s Signal, dst []float32) (n int, err error) {
 	for n < len(dst) && err == nil {
 		var m int
 		m, err = s.Read(dst[n:])
 		n += m
 	}
-	if n == len(dst) {
+	if n > 0 && err == io.EOF {
 		err = nil
 	}
 	return n, err

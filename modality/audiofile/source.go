@@ -24,6 +24,7 @@ type source struct {
 	buf  []byte
 	r, w int
 	end  bool // nothing follows buf[:w]
+	deep bool // all of the file may be walked for its length
 }
 
 func newSource(ctx context.Context, in media.Input) *source {
