@@ -67,13 +67,24 @@ func readDirFS(path string, fsys fs.FS) (*Dir, error) {
 		return nil, err
 	}
 	d.Config = config
+	return d, d.readArch()
+}
+
+// ReadConfig makes a directory of a config.json's text alone: it has no other files.
+func ReadConfig(path string, config []byte) (*Dir, error) {
+	d := &Dir{Path: path, FS: os.DirFS(path), Config: config}
+	return d, d.readArch()
+}
+
+// readArch finds the architecture that the description names.
+func (d *Dir) readArch() error {
 	var head struct {
 		Architecture  string   `json:"architecture"`
 		Architectures []string `json:"architectures"`
 		ModelType     string   `json:"model_type"`
 	}
-	if err := json.Unmarshal(config, &head); err != nil {
-		return nil, fmt.Errorf("pipeline: %s: %w", d.name(), err)
+	if err := json.Unmarshal(d.Config, &head); err != nil {
+		return fmt.Errorf("pipeline: %s: %w", d.name(), err)
 	}
 	switch {
 	case head.Architecture != "":
@@ -85,10 +96,12 @@ func readDirFS(path string, fsys fs.FS) (*Dir, error) {
 	case d.Native:
 		d.Arch = nativeArch
 	default:
-		return nil, fmt.Errorf("pipeline: %s names no architecture (keys \"architectures\", \"architecture\", \"model_type\")", d.name())
+		return fmt.Errorf("pipeline: %s names no architecture (keys \"architectures\", \"architecture\", \"model_type\")", d.name())
 	}
-	return d, nil
+	return nil
 }
+
+func dirFS(path string) fs.FS { return os.DirFS(path) }
 
 // name is the description file's path, for messages.
 func (d *Dir) name() string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/tensor"
 )
 
@@ -44,10 +45,10 @@ type flowTiles struct {
 // tile (1×2×27×th×tw) to th×tw×2.
 func (f flowTiles) run(ctx context.Context, a, b frame, net func(tensor.Tensor) (tensor.Tensor, error)) (tensor.Tensor, error) {
 	if a.h != b.h || a.w != b.w {
-		return tensor.Tensor{}, fmt.Errorf("pipeline: optical flow: frames differ in size: %d×%d and %d×%d", a.w, a.h, b.w, b.h)
+		return tensor.Tensor{}, fmt.Errorf("pipeline: %w: optical flow: frames differ in size: %d×%d and %d×%d", ErrInput, a.w, a.h, b.w, b.h)
 	}
 	if a.h < f.th || a.w < f.tw {
-		return tensor.Tensor{}, fmt.Errorf("pipeline: optical flow: frames of %d×%d are smaller than the tile of %d×%d (width×height)", a.w, a.h, f.tw, f.th)
+		return tensor.Tensor{}, f.tooSmall(a.h, a.w)
 	}
 	ys, xs := tileCorners(a.h, f.th, f.overlap), tileCorners(a.w, f.tw, f.overlap)
 	sum, weight := tensor.New(a.h, a.w, 2), make([]float32, a.h*a.w)
@@ -78,6 +79,11 @@ func (f flowTiles) run(ctx context.Context, a, b frame, net func(tensor.Tensor) 
 		sum.Data[2*i+1] /= w
 	}
 	return sum, nil
+}
+
+// tooSmall is the error for frames that do not hold a tile.
+func (f flowTiles) tooSmall(h, w int) error {
+	return media.Errorf(media.TooSmall, "pipeline: optical flow: frames of %d×%d, want at least %d×%d (width×height)", w, h, f.tw, f.th)
 }
 
 // add blends one tile's answer (th×tw×2) into the sums.

@@ -51,16 +51,46 @@ func Open(ctx context.Context, path string, opt Options) (Model, error) {
 
 // OpenDir loads the model that a directory's description names.
 func OpenDir(ctx context.Context, d *Dir, opt Options) (Model, error) {
-	r, ok := recipes[d.Arch]
-	if !ok {
-		return nil, fmt.Errorf("pipeline: %s: unknown architecture %q (known: %s)", d.name(), d.Arch, strings.Join(Architectures(), ", "))
+	if err := d.known(); err != nil {
+		return nil, err
 	}
 	src, done, err := d.source(opt)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	return weights.Bind(src, func(s weights.Scope) (Model, error) {
-		return r(ctx, d, s.WithDType(opt.DType), opt)
-	})
+	return bind(ctx, d, src, opt)
+}
+
+// known refuses an architecture without a recipe.
+func (d *Dir) known() error {
+	if !Known(d.Arch) {
+		return fmt.Errorf("pipeline: %s: unknown architecture %q (known: %s)", d.name(), d.Arch, strings.Join(Architectures(), ", "))
+	}
+	return nil
+}
+
+// bind builds a directory's model from a source of weights.
+func bind(ctx context.Context, d *Dir, src weights.Source, opt Options) (Model, error) {
+	if err := d.known(); err != nil {
+		return nil, err
+	}
+	m, err := weights.Bind(src, func(s weights.Scope) (Model, error) {
+		return recipes[d.Arch](ctx, d, s, opt)
+	}, weights.Options{DType: opt.DType})
+	if err != nil {
+		return nil, fmt.Errorf("pipeline: %s: %w", d.Path, err)
+	}
+	if b, ok := m.(interface {
+		loaded(d *Dir, src weights.Source)
+	}); ok {
+		b.loaded(d, src)
+	}
+	return m, nil
+}
+
+// Known reports whether an architecture has a recipe.
+func Known(arch string) bool {
+	_, ok := recipes[arch]
+	return ok
 }

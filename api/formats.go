@@ -1,0 +1,357 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/mmserve/mmserve/pipeline"
+	"github.com/mmserve/mmserve/tensor"
+	"github.com/mmserve/mmserve/weights"
+)
+
+// format is one way to send results. Either a document of all items, or lines as they come.
+type format struct {
+	name      string
+	mediaType string
+	document  func(w io.Writer, s *Server, j *job, results []*result) error // nil: ndjson
+	single    bool                                                          // holds one tensor of one item
+}
+
+// formats is the table of answers; the first is the default.
+var formats = []format{
+	{name: "json", mediaType: "application/json", document: writeDocument},
+	{name: "ndjson", mediaType: "application/x-ndjson"},
+	{name: "npy", mediaType: "application/x-npy", single: true, document: tensorDocument(weights.WriteNPY)},
+	{name: "safetensors", mediaType: "application/vnd.safetensors", document: safetensorsDocument},
+	{name: "pt", mediaType: "application/vnd.pytorch", single: true, document: tensorDocument(weights.WriteTorch)},
+	{name: "raw", mediaType: "application/octet-stream", single: true, document: rawDocument},
+	{name: "vllm", mediaType: "application/vnd.vllm+json", document: feedDocument("vllm_prompt_embeds")},
+}
+
+// negotiate picks the format: the request's own word, else the first known type of Accept.
+func negotiate(r *http.Request, word string) (format, error) {
+	if word != "" {
+		for _, f := range formats {
+			if f.name == word || f.mediaType == word {
+				return f, nil
+			}
+		}
+		return format{}, fieldProblem("format", "is unknown: "+quote(word))
+	}
+	for accepted := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
+		kind, _, _ := strings.Cut(strings.TrimSpace(accepted), ";")
+		for _, f := range formats {
+			if f.mediaType == kind {
+				return f, nil
+			}
+		}
+	}
+	return formats[0], nil
+}
+
+// responder gathers or streams the results of a request.
+type responder struct {
+	s       *Server
+	w       http.ResponseWriter
+	ctx     context.Context
+	j       *job
+	f       format
+	dtype   weights.DType
+	results []*result
+}
+
+func (s *Server) responder(w http.ResponseWriter, r *http.Request, j *job) (*responder, error) {
+	f, err := negotiate(r, j.req.Format)
+	if err != nil {
+		return nil, err
+	}
+	if f.single && len(j.items) > 1 {
+		return nil, fieldProblem("format", f.name+" holds one item; "+strconv.Itoa(len(j.items))+" were sent")
+	}
+	if _, err := dtypeOf(j.req.DType); err != nil {
+		return nil, err
+	}
+	switch j.req.Encoding {
+	case "", "base64", "float":
+	default:
+		return nil, fieldProblem("encoding", "wants base64 or float, not "+quote(j.req.Encoding))
+	}
+	return &responder{s: s, w: w, ctx: r.Context(), j: j, f: f}, nil
+}
+
+// dtypeOf is the type tensors are sent in.
+func dtypeOf(name string) (weights.DType, error) {
+	switch name {
+	case "", "f32", "float32":
+		return weights.F32, nil
+	case "f16", "float16":
+		return weights.F16, nil
+	case "bf16", "bfloat16":
+		return weights.BF16, nil
+	}
+	return "", fieldProblem("dtype", "wants f32, f16 or bf16, not "+quote(name))
+}
+
+// add takes the result of item i.
+func (o *responder) add(i int, r *result) error {
+	if o.f.document != nil {
+		o.results = append(o.results, r)
+		return nil
+	}
+	line, err := o.s.wireResult(o.ctx, o.j, i, r)
+	if err != nil {
+		return err
+	}
+	o.w.Header().Set("Content-Type", o.f.mediaType)
+	if err := json.NewEncoder(o.w).Encode(line); err != nil {
+		return err
+	}
+	return http.NewResponseController(o.w).Flush()
+}
+
+// end sends what was gathered. A document is made whole before its first byte goes out, so
+// that an error can still be told.
+func (o *responder) end() error {
+	if o.f.document == nil {
+		return nil
+	}
+	stop := stage(o.ctx, "encode")
+	var buf bytes.Buffer
+	err := o.f.document(&buf, o.s, o.j, o.results)
+	stop()
+	if err != nil {
+		return err
+	}
+	h := o.w.Header()
+	h.Set("Content-Type", o.f.mediaType)
+	h.Set("Content-Length", strconv.Itoa(buf.Len()))
+	h.Set("X-Model-Digest", o.j.model.Info().Digest)
+	_, err = buf.WriteTo(o.w)
+	return err
+}
+
+// wireTensor is a tensor in JSON.
+type wireTensor struct {
+	Shape  []int         `json:"shape"`
+	DType  weights.DType `json:"dtype"`
+	Order  string        `json:"order"`
+	Endian string        `json:"endian,omitempty"`
+	Data   any           `json:"data"` // base64, or numbers
+}
+
+func tensorJSON(t tensor.Tensor, req *workRequest) (*wireTensor, error) {
+	if t.Data == nil {
+		return nil, nil
+	}
+	dt, err := dtypeOf(req.DType)
+	if err != nil {
+		return nil, err
+	}
+	out := &wireTensor{Shape: t.Shape, DType: weights.DType(strings.ToLower(string(dt))), Order: "row-major"}
+	if req.Encoding == "float" {
+		out.Data = t.Data
+		return out, nil
+	}
+	raw, err := weights.Encode(t, dt)
+	if err != nil {
+		return nil, err
+	}
+	out.Endian, out.Data = "little", base64.StdEncoding.EncodeToString(raw.Data)
+	return out, nil
+}
+
+// wireResult is one element of "data".
+type wireResultBody struct {
+	ID     string         `json:"id,omitempty"`
+	Index  int            `json:"index"`
+	Status string         `json:"status"`
+	Error  *Problem       `json:"error,omitempty"`
+	Plan   *pipeline.Plan `json:"plan,omitempty"`
+
+	Latents    *wireTensor `json:"latents,omitempty"`
+	Pooled     *wireTensor `json:"pooled,omitempty"`
+	ByteArray  *wireTensor `json:"byte_array,omitempty"`
+	SoftTokens *wireTensor `json:"soft_tokens,omitempty"`
+	Attention  *wireTensor `json:"attention,omitempty"`
+	Grid       []int       `json:"grid,omitempty"`
+	Notes      []string    `json:"notes,omitempty"`
+
+	Prediction *pipeline.Prediction `json:"prediction,omitempty"`
+	Flow       *wireTensor          `json:"flow,omitempty"`
+	Frames     *wireTensor          `json:"frames,omitempty"`
+	Audio      *wireTensor          `json:"audio,omitempty"`
+}
+
+// wireResult words one result.
+func (s *Server) wireResult(ctx context.Context, j *job, i int, r *result) (*wireResultBody, error) {
+	body := &wireResultBody{ID: r.id, Index: i, Status: "ok", Plan: &r.plan}
+	if r.err != nil {
+		body.Status, body.Plan, body.Error = "error", nil, asProblem(ctx, r.err)
+		body.Error.Item = &i
+		s.metrics.problem(body.Error.Code)
+		s.Log.Log(ctx, body.Error.logLevel(), "item", "id", ctx.Value(requestIDKey{}), "item", i, "code", body.Error.Code, "error", r.err.Error())
+		return body, nil
+	}
+	var fields []struct {
+		t   tensor.Tensor
+		dst **wireTensor
+	}
+	add := func(t tensor.Tensor, dst **wireTensor) {
+		fields = append(fields, struct {
+			t   tensor.Tensor
+			dst **wireTensor
+		}{t, dst})
+	}
+	if e := r.encoding; e != nil {
+		body.Grid, body.Notes = e.Grid, e.Notes
+		add(e.Latents, &body.Latents)
+		add(e.Pooled, &body.Pooled)
+		add(e.ByteArray, &body.ByteArray)
+		add(e.SoftTokens, &body.SoftTokens)
+		add(e.Attention, &body.Attention)
+	}
+	if p := r.prediction; p != nil {
+		body.Prediction = p
+		if p.Flow != nil {
+			add(p.Flow.Field, &body.Flow)
+		}
+		if p.Reconstruction != nil {
+			add(p.Reconstruction.Frames, &body.Frames)
+			add(p.Reconstruction.Audio, &body.Audio)
+		}
+	}
+	for _, f := range fields {
+		t, err := tensorJSON(f.t, j.req)
+		if err != nil {
+			return nil, err
+		}
+		*f.dst = t
+	}
+	return body, nil
+}
+
+// document is the JSON answer of the native routes.
+type document struct {
+	Model     string             `json:"model"`
+	Digest    string             `json:"model_digest,omitempty"`
+	RequestID string             `json:"request_id"`
+	Data      []*wireResultBody  `json:"data"`
+	Errors    int                `json:"errors"`
+	Timing    map[string]float64 `json:"timing_ms"`
+}
+
+func writeDocument(w io.Writer, s *Server, j *job, results []*result) error {
+	d := document{Model: j.req.Model, Digest: j.model.Info().Digest, Data: []*wireResultBody{}}
+	d.RequestID, _ = j.ctx.Value(requestIDKey{}).(string)
+	for i, r := range results {
+		body, err := s.wireResult(j.ctx, j, i, r)
+		if err != nil {
+			return err
+		}
+		if r.err != nil {
+			d.Errors++
+		}
+		d.Data = append(d.Data, body)
+	}
+	if t, ok := j.ctx.Value(timingsKey{}).(*timings); ok {
+		d.Timing = t.ms()
+	}
+	return json.NewEncoder(w).Encode(d)
+}
+
+// tensors lists what an encoding holds, by the names of "output".
+func tensors(e *pipeline.Encoding) map[string]tensor.Tensor {
+	all := map[string]tensor.Tensor{
+		pipeline.OutputLatents: e.Latents, pipeline.OutputPooled: e.Pooled, pipeline.OutputByteArray: e.ByteArray,
+		pipeline.OutputSoftTokens: e.SoftTokens, pipeline.OutputAttention: e.Attention,
+	}
+	for name, t := range all {
+		if t.Data == nil {
+			delete(all, name)
+		}
+	}
+	return all
+}
+
+// only returns the one tensor of the one item.
+func only(results []*result) (tensor.Tensor, error) {
+	if len(results) != 1 || results[0].encoding == nil {
+		return tensor.Tensor{}, problem(codeBadRequest, "this format holds the tensor of an encode request")
+	}
+	if results[0].err != nil {
+		return tensor.Tensor{}, results[0].err
+	}
+	all := tensors(results[0].encoding)
+	if len(all) != 1 {
+		return tensor.Tensor{}, fieldProblem("output", fmt.Sprintf("names %d tensors; this format holds one", len(all)))
+	}
+	for _, t := range all {
+		return t, nil
+	}
+	return tensor.Tensor{}, nil
+}
+
+func tensorDocument(write func(io.Writer, tensor.Tensor, weights.DType) error) func(io.Writer, *Server, *job, []*result) error {
+	return func(w io.Writer, _ *Server, j *job, results []*result) error {
+		t, err := only(results)
+		if err != nil {
+			return err
+		}
+		dt, err := dtypeOf(j.req.DType)
+		if err != nil {
+			return err
+		}
+		if err := write(w, t, dt); err != nil {
+			return fieldProblem("dtype", err.Error())
+		}
+		return nil
+	}
+}
+
+// rawDocument is bare little-endian values, what llama.cpp's llama_batch.embd takes as f32.
+func rawDocument(w io.Writer, _ *Server, j *job, results []*result) error {
+	t, err := only(results)
+	if err != nil {
+		return err
+	}
+	dt, err := dtypeOf(j.req.DType)
+	if err != nil {
+		return err
+	}
+	raw, err := weights.Encode(t, dt)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(raw.Data)
+	return err
+}
+
+// safetensorsDocument holds every tensor of every item, named "0.latents", "0.pooled", ….
+func safetensorsDocument(w io.Writer, _ *Server, j *job, results []*result) error {
+	dt, err := dtypeOf(j.req.DType)
+	if err != nil {
+		return err
+	}
+	all := map[string]tensor.Tensor{}
+	meta := map[string]string{"model": j.req.Model, "model_digest": j.model.Info().Digest}
+	for i, r := range results {
+		if r.err != nil {
+			meta[fmt.Sprintf("%d.error", i)] = asProblem(j.ctx, r.err).Error()
+			continue
+		}
+		if r.encoding == nil {
+			return problem(codeBadRequest, "this format holds the tensors of an encode request")
+		}
+		for name, t := range tensors(r.encoding) {
+			all[fmt.Sprintf("%d.%s", i, name)] = t
+		}
+	}
+	return weights.WriteSafetensors(w, all, dt, meta)
+}

@@ -1,0 +1,215 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maxRequestID bounds a request id that a client brings along.
+const maxRequestID = 64
+
+// guard wraps a route in everything that holds for all of them: a request id, one log line,
+// metrics, recovery, authorization, a deadline, and limits on the body's size and pace.
+func (s *Server) guard(rt route) http.HandlerFunc {
+	label := rt.path
+	if label == "" {
+		label = "unknown"
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		begin := time.Now()
+		id := requestID(r)
+		w.Header().Set("X-Request-Id", id)
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		sw := &statusWriter{ResponseWriter: w}
+		ctx, cancel := s.context(r, id)
+		defer cancel()
+		t := &timings{}
+		ctx = context.WithValue(ctx, timingsKey{}, t)
+		sw.before = func(h http.Header) { h.Set("Server-Timing", t.header(time.Since(begin))) }
+		key, err := s.serve(sw, r.WithContext(ctx), rt)
+		took := time.Since(begin)
+		if err != nil {
+			s.fail(sw, r, rt, id, err, ctx)
+		}
+		s.metrics.request(label, r.Method, sw.status(), took)
+		level := slog.LevelInfo
+		if rt.scope == ScopePublic && sw.status() < 400 {
+			level = slog.LevelDebug
+		}
+		attrs := []any{"id", id, "method", r.Method, "route", label, "status", sw.status(), "seconds", took.Seconds(), "bytes", sw.bytes, "key", key}
+		if tp := r.Header.Get("Traceparent"); validTraceparent(tp) {
+			attrs = append(attrs, "trace_id", tp[3:35])
+		}
+		s.Log.Log(ctx, level, "request", attrs...)
+	}
+}
+
+// serve authorizes and runs one request; a panic becomes an error.
+func (s *Server) serve(w *statusWriter, r *http.Request, rt route) (key string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			err = fmt.Errorf("api: panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	key, err = s.Keys.authorize(r, rt.scope)
+	if err != nil {
+		return key, err
+	}
+	if err := s.limitBody(w, r, rt); err != nil {
+		return key, err
+	}
+	return key, rt.handle(w, r)
+}
+
+// limitBody refuses a body that is announced too large, and bounds the size and the pace of
+// what arrives. Work is shed here, before the body is read.
+func (s *Server) limitBody(w http.ResponseWriter, r *http.Request, rt route) error {
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil
+	}
+	if r.ContentLength > s.maxBody() {
+		p := problem(codeBodyTooLarge, "the body passes the server's limit")
+		p.Limit, p.Actual = float64(s.maxBody()), float64(r.ContentLength)
+		return p
+	}
+	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
+		return problem(codeMediaType, "compressed bodies are not taken")
+	}
+	if rt.method == http.MethodPost && rt.scope == ScopeEncode {
+		if err := s.queue.Check(); err != nil {
+			return err
+		}
+	}
+	r.Body = &pacedBody{
+		ReadCloser: http.MaxBytesReader(w, r.Body, s.maxBody()),
+		control:    http.NewResponseController(w), rate: s.bodyRate(),
+	}
+	return nil
+}
+
+// fail sends an error, unless the answer has begun; then the connection is cut, so that a
+// client never takes a part for the whole.
+func (s *Server) fail(w *statusWriter, r *http.Request, rt route, id string, err error, ctx context.Context) {
+	p := asProblem(ctx, err)
+	p.Instance, p.RequestID = r.URL.Path, id
+	s.Log.Log(ctx, p.logLevel(), "problem", "id", id, "code", p.Code, "error", err.Error())
+	s.metrics.problem(p.Code)
+	if w.wrote != 0 {
+		panic(http.ErrAbortHandler)
+	}
+	p.write(w, rt.errors)
+}
+
+// context bounds a request: by its client, by the deadline its headers ask for, by ours.
+func (s *Server) context(r *http.Request, id string) (context.Context, context.CancelFunc) {
+	limit := s.deadline()
+	if ms, err := strconv.ParseInt(r.Header.Get("X-Request-Timeout-Ms"), 10, 64); err == nil && ms > 0 {
+		limit = min(limit, time.Duration(ms)*time.Millisecond)
+	}
+	return context.WithTimeout(context.WithValue(r.Context(), requestIDKey{}, id), limit)
+}
+
+type requestIDKey struct{}
+
+// requestID is the client's id when it is harmless, else a fresh one.
+func requestID(r *http.Request) string {
+	id := r.Header.Get("X-Request-Id")
+	ok := id != "" && len(id) <= maxRequestID && strings.IndexFunc(id, func(c rune) bool {
+		return !(c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '-' || c == '_' || c == '.')
+	}) < 0
+	if ok {
+		return id
+	}
+	return rand.Text()
+}
+
+// validTraceparent reports whether a W3C traceparent header has its form.
+func validTraceparent(s string) bool {
+	return len(s) == 55 && s[2] == '-' && s[35] == '-' && s[52] == '-' && strings.Trim(s[3:35], "0123456789abcdef") == ""
+}
+
+// statusWriter remembers what was sent.
+type statusWriter struct {
+	http.ResponseWriter
+	before func(http.Header) // runs once, before the header goes out
+	wrote  int
+	bytes  int64
+}
+
+func (w *statusWriter) WriteHeader(code int) {
+	if w.wrote == 0 {
+		w.wrote = code
+		w.before(w.Header())
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	if w.wrote == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	n, err := w.ResponseWriter.Write(b)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *statusWriter) status() int {
+	if w.wrote == 0 {
+		return http.StatusOK
+	}
+	return w.wrote
+}
+
+// pacedBody is a body that must keep arriving: after a grace of five seconds, at the least
+// rate on average. Each read moves the connection's deadline accordingly.
+type pacedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+	rate    int64
+	begin   time.Time
+	read    int64
+}
+
+// bodyGrace is how long a body may take whatever its size.
+const bodyGrace = 5 * time.Second
+
+func (b *pacedBody) Read(p []byte) (int, error) {
+	if b.begin.IsZero() {
+		b.begin = time.Now()
+	}
+	// Enough time for what has come so far and one more read at the least rate.
+	due := b.begin.Add(bodyGrace + time.Duration(float64(b.read)/float64(b.rate)*float64(time.Second)))
+	b.control.SetReadDeadline(due) // not every writer has deadlines; tests' recorders have none
+	n, err := b.ReadCloser.Read(p)
+	b.read += int64(n)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, problem(codeSlow, "the body came too slowly")
+	}
+	if errors.Is(err, io.EOF) {
+		b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+// recovered turns a panic into an error.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("api: panic: %v\n%s", p, debug.Stack())
+	}
+}

@@ -1,0 +1,69 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/go-chi/chi/v5"
+)
+
+// route is one line of the API.
+type route struct {
+	method, path string
+	scope        Scope
+	errors       dialect
+	handle       func(w http.ResponseWriter, r *http.Request) error
+}
+
+// table is the whole API on one screen.
+func (s *Server) table() []route {
+	return []route{
+		{"POST", "/v1/encode", ScopeEncode, native, s.encode},
+		{"POST", "/v1/predict", ScopeEncode, native, s.predict},
+		{"POST", "/v1/generate", ScopeEncode, native, s.generate},
+		{"POST", "/v1/plan", ScopeEncode, native, s.plan},
+		{"GET", "/v1/models", ScopeEncode, native, s.models},
+		{"GET", "/v1/models/{id}", ScopeEncode, native, s.modelInfo},
+		{"GET", "/v1/modalities", ScopeEncode, native, s.modalities},
+
+		{"POST", "/v1/embeddings", ScopeEncode, openAI, s.embeddings},
+		{"POST", "/v1/chat/completions", ScopeEncode, openAI, s.chat},
+
+		{"GET", "/v2", ScopeEncode, oip, s.oipServer},
+		{"GET", "/v2/health/live", ScopePublic, oip, s.oipLive},
+		{"GET", "/v2/health/ready", ScopePublic, oip, s.oipReady},
+		{"GET", "/v2/models/{model}", ScopeEncode, oip, s.oipModel},
+		{"GET", "/v2/models/{model}/ready", ScopeEncode, oip, s.oipModelReady},
+		{"POST", "/v2/models/{model}/infer", ScopeEncode, oip, s.oipInfer},
+		{"GET", "/v2/models/{model}/versions/{version}", ScopeEncode, oip, s.oipModel},
+		{"GET", "/v2/models/{model}/versions/{version}/ready", ScopeEncode, oip, s.oipModelReady},
+		{"POST", "/v2/models/{model}/versions/{version}/infer", ScopeEncode, oip, s.oipInfer},
+
+		{"GET", "/healthz", ScopePublic, native, s.healthz},
+		{"GET", "/readyz", ScopePublic, native, s.readyz},
+		{"GET", "/metrics", ScopeAdmin, native, s.serveMetrics},
+		{"GET", "/openapi.json", ScopePublic, native, s.openapi},
+		{"GET", "/ui/*", ScopePublic, native, s.ui},
+		{"GET", "/", ScopePublic, native, s.root},
+
+		{"POST", "/admin/v1/models/{id}/load", ScopeAdmin, native, s.adminLoad},
+		{"POST", "/admin/v1/models/{id}/unload", ScopeAdmin, native, s.adminUnload},
+		{"POST", "/admin/v1/models/{id}/reload", ScopeAdmin, native, s.adminReload},
+	}
+}
+
+// routes builds the router. Every route passes the same guards; unknown paths do too.
+func (s *Server) routes() http.Handler {
+	mux := chi.NewRouter()
+	for _, rt := range s.table() {
+		mux.Method(rt.method, rt.path, s.guard(rt))
+	}
+	mux.NotFound(s.guard(route{scope: ScopePublic, handle: func(http.ResponseWriter, *http.Request) error {
+		return problem(codeNotFound, "no such path; see /openapi.json")
+	}}))
+	mux.MethodNotAllowed(s.guard(route{scope: ScopePublic, handle: func(http.ResponseWriter, *http.Request) error {
+		p := problem(codeBadRequest, "the path takes another method; see /openapi.json")
+		p.Status = http.StatusMethodNotAllowed
+		return p
+	}}))
+	return mux
+}

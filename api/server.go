@@ -1,0 +1,99 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mmserve/mmserve/modality/media"
+	"github.com/mmserve/mmserve/pipeline"
+)
+
+// Server serves models over HTTP. Its fields are set before Handler is called; the zero value
+// serves no model.
+type Server struct {
+	Store    *pipeline.Store
+	Default  string        // the model of requests that name none; empty: the only one there is
+	MaxBody  int64         // bytes of a request's body; zero means 64 MiB
+	MaxItems int           // items of a batch; zero means 128
+	Deadline time.Duration // of a request that names none; zero means 60 s
+	Slots    int           // passes that run at once; zero means 1
+	Capacity float64       // FLOPs admitted at once, running and waiting; zero means 60 s of the measured rate
+	BodyRate int64         // least bytes a second of an arriving body; zero means 4 KiB
+	Limits   media.Limits  // of media; zero fields are the defaults
+	Keys     *Keys         // nil or empty: no key is asked for
+	Log      *slog.Logger  // nil means discard
+	Version  string
+	NoUI     bool // leaves /ui/ out
+
+	once     sync.Once
+	queue    *Queue
+	metrics  *metrics
+	canary   canary
+	draining atomic.Bool
+	handler  http.Handler
+}
+
+func (s *Server) maxBody() int64          { return or(s.MaxBody, 64<<20) }
+func (s *Server) maxItems() int           { return or(s.MaxItems, 128) }
+func (s *Server) deadline() time.Duration { return or(s.Deadline, time.Minute) }
+func (s *Server) bodyRate() int64         { return or(s.BodyRate, 4<<10) }
+func or[T int | int64 | float64 | time.Duration](v, zero T) T {
+	if v == 0 {
+		return zero
+	}
+	return v
+}
+
+// defaultCapacity is the cost admitted at once: two minutes of a slow core's work.
+const defaultCapacity = 120 * assumedRate
+
+// Handler returns the handler of all routes.
+func (s *Server) Handler() http.Handler {
+	s.once.Do(func() {
+		if s.Log == nil {
+			s.Log = slog.New(slog.DiscardHandler)
+		}
+		if s.Keys == nil {
+			s.Keys = new(Keys)
+		}
+		if s.Store == nil {
+			s.Store = new(pipeline.Store)
+		}
+		s.queue = &Queue{Capacity: or(s.Capacity, defaultCapacity), Slots: or(s.Slots, 1)}
+		s.metrics = newMetrics(s)
+		s.handler = s.routes()
+	})
+	return s.handler
+}
+
+// Drain makes /readyz answer 503, so that balancers send no more; requests are still served.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// model names the model of a request that asks for name.
+func (s *Server) model(name string) (string, error) {
+	if name != "" {
+		return name, nil
+	}
+	if s.Default != "" {
+		return s.Default, nil
+	}
+	names := s.Store.Names()
+	if len(names) == 1 {
+		return names[0], nil
+	}
+	return "", fieldProblem("model", fmt.Sprintf("is missing; the server has %v", names))
+}
+
+func (s *Server) tooManyItems(n int) *Problem {
+	p := problem(codeBodyTooLarge, "too many items in one request")
+	p.Limit, p.Actual = float64(s.maxItems()), float64(n)
+	return p
+}
+
+// asType is errors.As under a name that reads well in conditions.
+func asType[T error](err error, target *T) bool { return errors.As(err, target) }

@@ -1,0 +1,335 @@
+package api
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/mmserve/mmserve/modality/media"
+	"github.com/mmserve/mmserve/pipeline"
+)
+
+// workRequest is the body of the native routes that run a model: encode, predict, plan.
+type workRequest struct {
+	Model      string          `json:"model"`
+	Inputs     []wireItem      `json:"inputs"`
+	Output     stringList      `json:"output"`      // encode: what to return
+	Top        int             `json:"top"`         // predict: classes a list holds
+	Latent     *int            `json:"latent"`      // attention of this latent; absent: the mean
+	DType      string          `json:"dtype"`       // f32, f16 or bf16 of returned tensors
+	Encoding   string          `json:"encoding"`    // base64 or float, in JSON
+	Format     string          `json:"format"`      // as Accept; this wins
+	Normalize  bool            `json:"normalize"`   // pooled vectors to unit length
+	Target     *wireTarget     `json:"target"`      // the language model the latents are for
+	DeadlineMS int64           `json:"deadline_ms"` // the whole request's
+	Atomic     bool            `json:"atomic"`      // one failed item fails the request
+	User       json.RawMessage `json:"user"`        // taken and left alone
+}
+
+// wireTarget names the language model that soft tokens are meant for.
+type wireTarget struct {
+	LLM    string `json:"llm"`
+	Format string `json:"format"`
+	Hidden int    `json:"hidden_size"`
+}
+
+// wireItem is one item of a batch.
+type wireItem struct {
+	ID      string     `json:"id"`
+	Content []wirePart `json:"content"`
+}
+
+// wirePart is one content part. Type is a modality's name ("image", "audio", "point_cloud",
+// "text", "video", a plug-in's), or OpenAI's "image_url" and "input_audio".
+type wirePart struct {
+	Type      string          `json:"type"`
+	Text      *string         `json:"text"`
+	Data      string          `json:"data"` // base64
+	MediaType string          `json:"media_type"`
+	Name      string          `json:"name"`
+	Role      string          `json:"role"`
+	Options   json.RawMessage `json:"options"`
+	ImageURL  *wireURL        `json:"image_url"`
+	Audio     *wireAudio      `json:"input_audio"`
+}
+
+// wireURL is {"url": "data:…"}, or the bare string.
+type wireURL struct {
+	URL    string `json:"url"`
+	Detail string `json:"detail"`
+}
+
+// UnmarshalJSON takes an object or a string.
+func (u *wireURL) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		return json.Unmarshal(b, &u.URL)
+	}
+	type plain wireURL
+	return json.Unmarshal(b, (*plain)(u))
+}
+
+type wireAudio struct {
+	Data   string `json:"data"`
+	Format string `json:"format"`
+}
+
+// stringList is a list of strings, or one string.
+type stringList []string
+
+// UnmarshalJSON takes a list or a string.
+func (l *stringList) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		*l = make(stringList, 1)
+		return json.Unmarshal(b, &(*l)[0])
+	}
+	return json.Unmarshal(b, (*[]string)(l))
+}
+
+// modalityNames maps spellings of clients to modalities.
+var modalityNames = map[string]string{
+	"point_cloud": "pointcloud", "points": "pointcloud", "input_text": "text", "input_image": "image",
+}
+
+// decodeJSON reads a JSON body strictly: unknown fields and anything after it are refused.
+func decodeJSON(r io.Reader, v any) error {
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		var p *Problem
+		if ok := asType(err, &p); ok {
+			return p
+		}
+		if strings.HasPrefix(err.Error(), "json:") {
+			return problem(codeBadRequest, strings.TrimPrefix(err.Error(), "json: "))
+		}
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return problem(codeBadRequest, "more than one JSON value in the body")
+	}
+	return nil
+}
+
+// parseWork reads a request of the native routes from any of its three forms: JSON, multipart
+// (a part "request" with the JSON, then one part an item), or a raw body with the options in
+// the query.
+func (s *Server) parseWork(r *http.Request) (*workRequest, []pipeline.Item, error) {
+	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if r.Header.Get("Content-Type") == "" {
+		kind, err = "application/octet-stream", nil
+	}
+	if err != nil {
+		return nil, nil, problem(codeMediaType, "the Content-Type cannot be read")
+	}
+	switch kind {
+	case "application/json":
+		var req workRequest
+		if err := decodeJSON(r.Body, &req); err != nil {
+			return nil, nil, err
+		}
+		items, err := s.items(req.Inputs)
+		return &req, items, err
+	case "multipart/form-data", "multipart/mixed":
+		return s.parseMultipart(r, params["boundary"])
+	case "application/x-www-form-urlencoded": // what curl -d sends unasked
+		return nil, nil, problem(codeMediaType, "send media with its own Content-Type (curl: --data-binary @file -H 'Content-Type: image/jpeg'), or JSON")
+	}
+	return s.parseRaw(r, kind)
+}
+
+// parseRaw makes a request of a body that is one medium.
+func (s *Server) parseRaw(r *http.Request, kind string) (*workRequest, []pipeline.Item, error) {
+	req, err := queryRequest(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, nil, err
+	}
+	part := pipeline.Part{Input: media.Bytes(r.URL.Query().Get("name"), body), Modality: r.URL.Query().Get("modality")}
+	if kind != "application/octet-stream" {
+		part.Input.MediaType = kind
+	}
+	if o := r.URL.Query().Get("options"); o != "" {
+		part.Options = json.RawMessage(o)
+	}
+	return req, []pipeline.Item{{ID: r.URL.Query().Get("id"), Parts: []pipeline.Part{part}}}, nil
+}
+
+// queryRequest reads the options of a request from its query.
+func queryRequest(r *http.Request) (*workRequest, error) {
+	q := r.URL.Query()
+	req := &workRequest{Model: q.Get("model"), DType: q.Get("dtype"), Encoding: q.Get("encoding"), Format: q.Get("format")}
+	if o := q.Get("output"); o != "" {
+		req.Output = strings.Split(o, ",")
+	}
+	for name, dst := range map[string]*int{"top": &req.Top} {
+		if v := q.Get(name); v != "" {
+			n, err := strconv.Atoi(v)
+			if err != nil {
+				return nil, problem(codeBadRequest, fmt.Sprintf("query parameter %s=%q is no number", name, v))
+			}
+			*dst = n
+		}
+	}
+	if v := q.Get("latent"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			return nil, problem(codeBadRequest, fmt.Sprintf("query parameter latent=%q is no number", v))
+		}
+		req.Latent = &n
+	}
+	if v := q.Get("deadline_ms"); v != "" {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return nil, problem(codeBadRequest, fmt.Sprintf("query parameter deadline_ms=%q is no number", v))
+		}
+		req.DeadlineMS = n
+	}
+	req.Normalize = q.Get("normalize") == "true"
+	req.Atomic = q.Get("atomic") == "true"
+	return req, nil
+}
+
+// parseMultipart reads one item a part; a part named "request" holds the options as JSON.
+func (s *Server) parseMultipart(r *http.Request, boundary string) (*workRequest, []pipeline.Item, error) {
+	if boundary == "" {
+		return nil, nil, problem(codeBadRequest, "multipart without a boundary")
+	}
+	req, err := queryRequest(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	var items []pipeline.Item
+	for mr := multipart.NewReader(r.Body, boundary); ; {
+		p, err := mr.NextPart()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, nil, problem(codeBadRequest, "the multipart body is malformed")
+		}
+		if p.FormName() == "request" {
+			if err := decodeJSON(p, req); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
+		if len(items) >= s.maxItems() {
+			return nil, nil, s.tooManyItems(len(items) + 1)
+		}
+		data, err := io.ReadAll(p)
+		if err != nil {
+			return nil, nil, err
+		}
+		in := media.Bytes(p.FileName(), data)
+		if ct := p.Header.Get("Content-Type"); ct != "application/octet-stream" {
+			in.MediaType = ct
+		}
+		items = append(items, pipeline.Item{ID: p.FormName(), Parts: []pipeline.Part{{Input: in}}})
+	}
+	more, err := s.items(req.Inputs)
+	if err != nil {
+		return nil, nil, err
+	}
+	return req, append(items, more...), nil
+}
+
+// items turns wire items into pipeline items.
+func (s *Server) items(in []wireItem) ([]pipeline.Item, error) {
+	if len(in) > s.maxItems() {
+		return nil, s.tooManyItems(len(in))
+	}
+	items := make([]pipeline.Item, len(in))
+	for i, w := range in {
+		items[i].ID = w.ID
+		if len(w.Content) == 0 {
+			return nil, fieldProblem(fmt.Sprintf("inputs[%d].content", i), "is empty")
+		}
+		for j, c := range w.Content {
+			part, err := c.part(fmt.Sprintf("inputs[%d].content[%d]", i, j))
+			if err != nil {
+				return nil, err
+			}
+			items[i].Parts = append(items[i].Parts, part)
+		}
+	}
+	return items, nil
+}
+
+// fieldProblem is a bad request that names the field at fault.
+func fieldProblem(field, what string) *Problem {
+	p := problem(codeBadRequest, field+" "+what)
+	p.Field = field
+	return p
+}
+
+// part turns a content part into a pipeline part; field names it in errors.
+func (c wirePart) part(field string) (pipeline.Part, error) {
+	p := pipeline.Part{Options: c.Options, Role: c.Role, Modality: c.Type}
+	if m, ok := modalityNames[c.Type]; ok {
+		p.Modality = m
+	}
+	var data []byte
+	var err error
+	switch {
+	case c.Type == "":
+		return p, fieldProblem(field+".type", "is missing")
+	case c.Text != nil:
+		data, p.Modality = []byte(*c.Text), "text"
+	case c.ImageURL != nil:
+		p.Modality = "image"
+		if data, c.MediaType, err = dataURL(c.ImageURL.URL); err != nil {
+			return p, fieldProblem(field+".image_url", err.Error())
+		}
+	case c.Audio != nil:
+		p.Modality = "audio"
+		if data, err = unbase64(c.Audio.Data); err != nil {
+			return p, fieldProblem(field+".input_audio.data", err.Error())
+		}
+	case c.Data != "":
+		if data, err = unbase64(c.Data); err != nil {
+			return p, fieldProblem(field+".data", err.Error())
+		}
+	default:
+		return p, fieldProblem(field, "holds neither text nor data")
+	}
+	p.Input = media.Bytes(c.Name, data)
+	p.Input.MediaType = c.MediaType
+	return p, nil
+}
+
+// dataURL reads a data: URL. No other scheme is fetched.
+func dataURL(u string) (data []byte, mediaType string, err error) {
+	rest, ok := strings.CutPrefix(u, "data:")
+	if !ok {
+		return nil, "", fmt.Errorf("is no data: URL; remote addresses are not fetched")
+	}
+	head, body, ok := strings.Cut(rest, ",")
+	if !ok {
+		return nil, "", fmt.Errorf("is a data: URL without a comma")
+	}
+	mediaType, isBase64 := strings.CutSuffix(head, ";base64")
+	if !isBase64 {
+		return nil, "", fmt.Errorf("is a data: URL that is not base64")
+	}
+	data, err = unbase64(body)
+	return data, mediaType, err
+}
+
+// unbase64 reads standard or URL base64, padded or not.
+func unbase64(s string) ([]byte, error) {
+	s = strings.TrimRight(strings.NewReplacer("-", "+", "_", "/", "\n", "", "\r", "").Replace(s), "=")
+	b, err := base64.RawStdEncoding.DecodeString(s)
+	if err != nil {
+		return nil, fmt.Errorf("is not base64")
+	}
+	return b, nil
+}

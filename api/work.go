@@ -1,0 +1,232 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/mmserve/mmserve/pipeline"
+	"github.com/mmserve/mmserve/tensor"
+)
+
+// result is the outcome of one item of a batch.
+type result struct {
+	id         string
+	encoding   *pipeline.Encoding
+	prediction *pipeline.Prediction
+	plan       pipeline.Plan
+	err        error
+}
+
+// job is a parsed request that is ready to run.
+type job struct {
+	req     *workRequest
+	items   []pipeline.Item
+	model   pipeline.Model
+	release func()
+	ctx     context.Context
+	cancel  context.CancelFunc
+}
+
+// begin parses a request, finds its model and applies its own deadline. The caller ends it.
+func (s *Server) begin(r *http.Request) (*job, error) {
+	stop := stage(r.Context(), "parse")
+	req, items, err := s.parseWork(r)
+	stop()
+	if err != nil {
+		return nil, err
+	}
+	if len(items) == 0 {
+		return nil, fieldProblem("inputs", "is empty")
+	}
+	if req.DeadlineMS < 0 {
+		return nil, fieldProblem("deadline_ms", "is negative")
+	}
+	name, err := s.model(req.Model)
+	if err != nil {
+		return nil, err
+	}
+	j := &job{req: req, items: items, ctx: r.Context(), cancel: func() {}}
+	if req.DeadlineMS > 0 {
+		j.ctx, j.cancel = context.WithTimeout(j.ctx, time.Duration(req.DeadlineMS)*time.Millisecond)
+	}
+	stop = stage(r.Context(), "model")
+	j.model, j.release, err = s.Store.Acquire(j.ctx, name)
+	stop()
+	if err != nil {
+		j.cancel()
+		return nil, err
+	}
+	req.Model = name
+	return j, nil
+}
+
+func (j *job) end() {
+	j.release()
+	j.cancel()
+}
+
+// each plans, admits and runs every item in order and hands each outcome on as it comes. An
+// item that fails does so alone; only a saturated queue before the first item, an ended
+// context, or a failure under "atomic" ends the request.
+func (s *Server) each(j *job, run func(ctx context.Context, it pipeline.Item, r *result) error, done func(i int, r *result) error) error {
+	for i, it := range j.items {
+		r := &result{id: it.ID}
+		r.err = s.one(j, it, r, run)
+		if err := j.ctx.Err(); err != nil {
+			return err
+		}
+		var full *Saturated
+		if r.err != nil && (j.req.Atomic || len(j.items) == 1 || i == 0 && errors.As(r.err, &full)) {
+			return r.err
+		}
+		if err := done(i, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// one plans, admits and runs one item. A panic fails the item, not its neighbours.
+func (s *Server) one(j *job, it pipeline.Item, r *result, run func(context.Context, pipeline.Item, *result) error) (err error) {
+	defer recovered(&err)
+	stop := stage(j.ctx, "plan")
+	r.plan, err = j.model.Plan(j.ctx, it)
+	stop()
+	if err != nil {
+		return err
+	}
+	stop = stage(j.ctx, "queue")
+	leave, err := s.queue.Enter(j.ctx, r.plan.FLOPs)
+	stop()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	s.metrics.work(j.req.Model, r.plan)
+	stop = stage(j.ctx, "model")
+	defer stop()
+	return run(j.ctx, it, r)
+}
+
+// encode answers POST /v1/encode.
+func (s *Server) encode(w http.ResponseWriter, r *http.Request) error {
+	j, err := s.begin(r)
+	if err != nil {
+		return err
+	}
+	defer j.end()
+	opt := pipeline.EncodeOptions{Outputs: j.req.Output, Latent: -1}
+	if j.req.Latent != nil {
+		opt.Latent = *j.req.Latent
+	}
+	if err := checkOutputs(j.req.Output); err != nil {
+		return err
+	}
+	out, err := s.responder(w, r, j)
+	if err != nil {
+		return err
+	}
+	err = s.each(j, func(ctx context.Context, it pipeline.Item, r *result) error {
+		enc, err := j.model.Encode(ctx, it, opt)
+		if err == nil && j.req.Normalize {
+			unit(enc.Pooled)
+		}
+		r.encoding = enc
+		return err
+	}, out.add)
+	if err != nil {
+		return err
+	}
+	return out.end()
+}
+
+// predict answers POST /v1/predict.
+func (s *Server) predict(w http.ResponseWriter, r *http.Request) error {
+	j, err := s.begin(r)
+	if err != nil {
+		return err
+	}
+	defer j.end()
+	out, err := s.responder(w, r, j)
+	if err != nil {
+		return err
+	}
+	err = s.each(j, func(ctx context.Context, it pipeline.Item, r *result) error {
+		p, err := j.model.Predict(ctx, it, pipeline.PredictOptions{Top: j.req.Top})
+		r.prediction = p
+		return err
+	}, out.add)
+	if err != nil {
+		return err
+	}
+	return out.end()
+}
+
+// plan answers POST /v1/plan: what the items would cost; nothing is decoded or admitted.
+func (s *Server) plan(w http.ResponseWriter, r *http.Request) error {
+	j, err := s.begin(r)
+	if err != nil {
+		return err
+	}
+	defer j.end()
+	out, err := s.responder(w, r, j)
+	if err != nil {
+		return err
+	}
+	for i, it := range j.items {
+		res := &result{id: it.ID}
+		func() {
+			defer recovered(&res.err)
+			res.plan, res.err = j.model.Plan(j.ctx, it)
+		}()
+		if res.err != nil && len(j.items) == 1 {
+			return res.err
+		}
+		if err := out.add(i, res); err != nil {
+			return err
+		}
+	}
+	return out.end()
+}
+
+// outputs are the values of "output".
+var outputs = []string{pipeline.OutputLatents, pipeline.OutputPooled, pipeline.OutputByteArray, pipeline.OutputSoftTokens, pipeline.OutputAttention, "all"}
+
+func checkOutputs(asked []string) error {
+	for _, o := range asked {
+		known := false
+		for _, k := range outputs {
+			known = known || o == k
+		}
+		if !known {
+			return fieldProblem("output", "has an unknown value "+quote(o)+"; known: latents, pooled, byte_array, soft_tokens, attention, all")
+		}
+	}
+	return nil
+}
+
+// quote shortens and quotes a client's word for an error.
+func quote(s string) string {
+	if len(s) > 40 {
+		s = s[:40] + "…"
+	}
+	return "\"" + s + "\""
+}
+
+// unit scales a vector to length one, in place; a zero vector stays.
+func unit(t tensor.Tensor) {
+	sum := 0.0
+	for _, x := range t.Data {
+		sum += float64(x) * float64(x)
+	}
+	if sum == 0 {
+		return
+	}
+	k := float32(1 / math.Sqrt(sum))
+	for i := range t.Data {
+		t.Data[i] *= k
+	}
+}

@@ -1,0 +1,4 @@
+package pipeline
+
+// nativeArch is the architecture of a model.json that names none.
+const nativeArch = "mmserve"

@@ -1,0 +1,167 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/mmserve/mmserve/modality"
+	"github.com/mmserve/mmserve/perceiver"
+	"github.com/mmserve/mmserve/tensor"
+	"github.com/mmserve/mmserve/weights"
+)
+
+func init() { Register("PerceiverForOpticalFlow", openFlow) }
+
+// flowModel answers optical flow between two pictures of any size that holds the tile.
+type flowModel struct {
+	base
+	perceiverCase
+	net   *perceiver.OpticalFlow
+	tiles flowTiles
+}
+
+func openFlow(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model, error) {
+	net, err := perceiver.Load(d.Config, s, perceiver.Options{Plain: opt.Plain})
+	if err != nil {
+		return nil, err
+	}
+	flow := net.(*perceiver.OpticalFlow)
+	size := flow.Config.TrainSize
+	m := &flowModel{net: flow, perceiverCase: perceiverCase{net}}
+	m.tiles = flowTiles{th: size[0], tw: size[1], overlap: min(flowOverlap, (min(size[0], size[1])-1)/2)}
+	m.describe(d, flow.Config, opt)
+	m.info.Task, m.info.Modalities = "optical_flow", []string{"image"}
+	return m, nil
+}
+
+// frames decodes the two pictures of an item.
+func (m *flowModel) frames(ctx context.Context, it Item) (a, b frame, err error) {
+	if len(it.Parts) != 2 {
+		return a, b, fmt.Errorf("pipeline: %w: %d parts, want two pictures", ErrInput, len(it.Parts))
+	}
+	out := [2]*frame{&a, &b}
+	for i, p := range it.Parts {
+		if _, err := m.header(p, "image"); err != nil {
+			return a, b, err
+		}
+		if *out[i], err = m.picture(ctx, p); err != nil {
+			return a, b, err
+		}
+	}
+	return a, b, nil
+}
+
+// Plan says what a pair of pictures costs: the network once a tile.
+func (m *flowModel) Plan(ctx context.Context, it Item) (Plan, error) {
+	if len(it.Parts) != 2 {
+		return Plan{}, fmt.Errorf("pipeline: %w: %d parts, want two pictures", ErrInput, len(it.Parts))
+	}
+	var p Plan
+	for _, part := range it.Parts {
+		cost, err := m.imageCost(ctx, part)
+		if err != nil {
+			return Plan{}, err
+		}
+		if p.Width > 0 && (p.Width != cost.Width || p.Height != cost.Height) {
+			return Plan{}, fmt.Errorf("pipeline: %w: optical flow: frames differ in size: %d×%d and %d×%d", ErrInput, p.Width, p.Height, cost.Width, cost.Height)
+		}
+		cost.DecodedBytes += p.DecodedBytes
+		p.Cost = cost
+	}
+	if p.Height < m.tiles.th || p.Width < m.tiles.tw {
+		return Plan{}, m.tiles.tooSmall(p.Height, p.Width)
+	}
+	p.Frames, p.Rows, p.RowChannels = 2, p.Width*p.Height, m.net.Encoder.Channels()
+	n := distinct(tileCorners(p.Height, m.tiles.th, m.tiles.overlap)) * distinct(tileCorners(p.Width, m.tiles.tw, m.tiles.overlap))
+	p.FLOPs = float64(n) * m.flops()
+	return p, nil
+}
+
+// flops is one tile.
+func (m *flowModel) flops() float64 {
+	c := m.net.Config
+	rows, e := c.TrainSize[0]*c.TrainSize[1], m.net.Encoder.Channels()
+	qk := c.LatentDim
+	if c.CrossShape == "q" {
+		qk = e
+	}
+	return encoderFLOPs(c, rows, e) + decoderFLOPs(c, rows, e, qk, qk, 2)
+}
+
+// Encode returns the latents of the first tile of a pair: flow has no single latent array for
+// larger pictures, so those are refused.
+func (m *flowModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*Encoding, error) {
+	a, b, err := m.frames(ctx, it)
+	if err != nil {
+		return nil, err
+	}
+	if a.h != m.tiles.th || a.w != m.tiles.tw || b.h != a.h || b.w != a.w {
+		return nil, fmt.Errorf("pipeline: %w: latents of optical flow are of one tile: frames of %d×%d and %d×%d, want %d×%d", ErrInput, a.w, a.h, b.w, b.h, m.tiles.tw, m.tiles.th)
+	}
+	in := tensor.New(1, 2, flowChannels, a.h, a.w)
+	flowFeatures(in.At(0).At(0).Data, a, 0, 0, a.h, a.w)
+	flowFeatures(in.At(0).At(1).Data, b, 0, 0, a.h, a.w)
+	rows, err := m.net.Rows(perceiver.Planes(in.Reshape(1, 2*flowChannels, a.h, a.w)))
+	if err != nil {
+		return nil, err
+	}
+	enc := &Encoding{Grid: []int{a.h, a.w}}
+	if enc.Plan, err = m.Plan(ctx, it); err != nil {
+		return nil, err
+	}
+	return enc, m.encodeRows(ctx, m.net.Encoder, perceiver.Input{Rows: rows[0]}, opt, enc)
+}
+
+// Predict returns the flow of a pair.
+func (m *flowModel) Predict(ctx context.Context, it Item, opt PredictOptions) (*Prediction, error) {
+	plan, err := m.Plan(ctx, it)
+	if err != nil {
+		return nil, err
+	}
+	first, second, err := m.frames(ctx, it)
+	if err != nil {
+		return nil, err
+	}
+	a, done := m.arena(opt.Trace)
+	defer done()
+	flow, err := m.tiles.run(ctx, first, second, func(in tensor.Tensor) (tensor.Tensor, error) {
+		mark := a.Mark()
+		defer a.Release(mark)
+		t, err := m.net.Forward(ctx, a, perceiver.Planes(in.Reshape(1, 2*flowChannels, in.Dim(3), in.Dim(4))), nil)
+		if err != nil {
+			return t, err
+		}
+		return t.At(0).Clone(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Prediction{Task: m.info.Task, Plan: plan, Flow: describeFlow(flow)}, nil
+}
+
+// describeFlow sums a field up for people.
+func describeFlow(field tensor.Tensor) *Flow {
+	f := &Flow{Width: field.Dim(1), Height: field.Dim(0), Field: field}
+	n := float64(f.Width * f.Height)
+	for i := 0; i < len(field.Data); i += 2 {
+		x, y := float64(field.Data[i]), float64(field.Data[i+1])
+		f.MeanX += x / n
+		f.MeanY += y / n
+		f.Longest = max(f.Longest, math.Hypot(x, y))
+	}
+	return f
+}
+
+// imageCost plans one picture by the image adapter's own header reading.
+func (b *base) imageCost(ctx context.Context, p Part) (modality.Cost, error) {
+	h, err := b.header(p, "image")
+	if err != nil {
+		return modality.Cost{}, err
+	}
+	a, err := modality.New("image", nil)
+	if err != nil {
+		return modality.Cost{}, err
+	}
+	return a.Plan(ctx, h)
+}

@@ -1,0 +1,181 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/mmserve/mmserve/modality"
+	"github.com/mmserve/mmserve/perceiver"
+	"github.com/mmserve/mmserve/tensor"
+	"github.com/mmserve/mmserve/weights"
+)
+
+func init() { Register("Perceiver", openOriginal) }
+
+// originalModel answers the original Perceiver. Its published layout says nothing of
+// preprocessing: it takes an .npy array of axes…×C, or a picture where the network reads two
+// axes of three channels (prepared by preprocessor_config.json, else scaled to 0..1).
+type originalModel struct {
+	base
+	perceiverCase
+	net       *perceiver.Original
+	processor *imageProcessor // nil without preprocessor_config.json
+}
+
+func openOriginal(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model, error) {
+	net, err := perceiver.Load(d.Config, s, perceiver.Options{Plain: opt.Plain})
+	if err != nil {
+		return nil, err
+	}
+	m := &originalModel{net: net.(*perceiver.Original), perceiverCase: perceiverCase{net}}
+	c := m.net.Config
+	m.describe(d, perceiver.Config{NumLatents: c.NumLatents, LatentDim: c.LatentDim}, opt)
+	m.info.Task, m.info.Modalities = "classification", []string{"array"}
+	if !c.Head {
+		m.info.Task = "encode"
+	}
+	if c.InputAxes == 2 && c.InputChannels == 3 {
+		m.info.Modalities = append(m.info.Modalities, "image")
+		if m.processor, err = readProcessor(d); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// picture reads an item as a picture of the network's axes and channels.
+func (m *originalModel) picture(ctx context.Context, it Item) (perceiver.Picture, modality.Cost, error) {
+	fail := func(err error) (perceiver.Picture, modality.Cost, error) {
+		return perceiver.Picture{}, modality.Cost{}, err
+	}
+	p, err := one(it, "array or picture")
+	if err != nil {
+		return fail(err)
+	}
+	in := p.Input
+	in.Limits = m.limits
+	h, err := in.Header()
+	if err != nil {
+		return fail(err)
+	}
+	c := m.net.Config
+	if p.Modality == "array" || p.Modality == "" && h.Has(0, "\x93NUMPY") {
+		t, err := readArray(ctx, in)
+		if err != nil {
+			return fail(err)
+		}
+		if len(t.Shape) != c.InputAxes+1 || t.Cols() != c.InputChannels {
+			return fail(fmt.Errorf("pipeline: %w: array %v, want %d axes and %d channels last", ErrInput, t.Shape, c.InputAxes, c.InputChannels))
+		}
+		cost := modality.Cost{Modality: "array", MediaType: "application/x-npy", Rows: t.Rows(), RowChannels: c.InputChannels, DecodedBytes: int64(4 * len(t.Data))}
+		return perceiver.ChannelsLast(tensor.Of(t.Data, append([]int{1}, t.Shape...)...))[0], cost, nil
+	}
+	if c.InputAxes != 2 || c.InputChannels != 3 {
+		return fail(fmt.Errorf("pipeline: %w: the network reads %d axes of %d channels: give an .npy array", ErrInput, c.InputAxes, c.InputChannels))
+	}
+	return m.image(ctx, p)
+}
+
+// image prepares a picture.
+func (m *originalModel) image(ctx context.Context, p Part) (perceiver.Picture, modality.Cost, error) {
+	cost, err := m.imageCost(ctx, p)
+	if err != nil {
+		return perceiver.Picture{}, cost, err
+	}
+	if m.processor != nil {
+		px, err := m.processor.pixels(ctx, p, m.limits)
+		if err != nil {
+			return perceiver.Picture{}, cost, err
+		}
+		cost.Rows, cost.Notes = px.values.Dim(1)*px.values.Dim(2), append(cost.Notes, px.notes...)
+		return perceiver.Planes(tensor.Of(px.values.Data, append([]int{1}, px.values.Shape...)...))[0], cost, nil
+	}
+	f, err := m.base.picture(ctx, p)
+	if err != nil {
+		return perceiver.Picture{}, cost, err
+	}
+	t := tensor.New(1, f.h, f.w, 3)
+	for i, v := range f.rgb {
+		t.Data[i] = float32(v) / 255
+	}
+	return perceiver.ChannelsLast(t)[0], cost, nil
+}
+
+// Plan says what an item costs.
+func (m *originalModel) Plan(ctx context.Context, it Item) (Plan, error) {
+	pic, cost, err := m.picture(ctx, it)
+	if err != nil {
+		return Plan{}, err
+	}
+	n, _ := pic.Rows.Dims()
+	return Plan{Cost: cost, FLOPs: m.flops(n)}, nil
+}
+
+// flops is one forward over n rows.
+func (m *originalModel) flops(n int) float64 {
+	c := m.net.Config
+	width := c.InputChannels
+	if c.Fourier {
+		width += c.InputAxes * (2*c.Bands + 1)
+	}
+	cross, self := c.CrossHeads*c.CrossHeadDim, c.LatentHeads*c.LatentHeadDim
+	// GEGLU widens by 8, of which half is the gate: 12·D² a row against a plain one's 2·w·D².
+	const widening = 6
+	return float64(c.Depth) * (attentionLayer(c.NumLatents, n, c.LatentDim, width, cross, cross, widening) +
+		float64(c.SelfPerCross)*attentionLayer(c.NumLatents, c.NumLatents, c.LatentDim, c.LatentDim, self, self, widening))
+}
+
+// latents runs the network up to its latents: N×D, scratch of a.
+func (m *originalModel) latents(ctx context.Context, a *tensor.Arena, it Item) (tensor.Tensor, perceiver.Input, Plan, error) {
+	pic, cost, err := m.picture(ctx, it)
+	if err != nil {
+		return tensor.Tensor{}, perceiver.Input{}, Plan{}, err
+	}
+	in, err := m.net.Rows([]perceiver.Picture{pic}, nil)
+	if err != nil {
+		return tensor.Tensor{}, perceiver.Input{}, Plan{}, err
+	}
+	n, _ := pic.Rows.Dims()
+	x, err := m.net.Embed(ctx, a, in)
+	return x, in[0], Plan{Cost: cost, FLOPs: m.flops(n)}, err
+}
+
+// Encode returns the latents of an array or a picture.
+func (m *originalModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*Encoding, error) {
+	if opt.wants(OutputAttention) {
+		return nil, m.noTask("attention maps: the network attends several times")
+	}
+	a, done := m.arena(opt.Trace)
+	defer done()
+	x, in, plan, err := m.latents(ctx, a, it)
+	if err != nil {
+		return nil, err
+	}
+	enc := &Encoding{Plan: plan, Notes: plan.Notes}
+	if opt.wants(OutputByteArray) {
+		if enc.ByteArray, err = materialise(ctx, in.Rows); err != nil {
+			return nil, err
+		}
+	}
+	return enc, fill(enc, opt, x.At(0))
+}
+
+// Predict returns the classes of an array or a picture.
+func (m *originalModel) Predict(ctx context.Context, it Item, opt PredictOptions) (*Prediction, error) {
+	if !m.net.Config.Head {
+		return nil, m.noTask("it has no classifier; use encode")
+	}
+	a, done := m.arena(opt.Trace)
+	defer done()
+	x, _, plan, err := m.latents(ctx, a, it)
+	if err != nil {
+		return nil, err
+	}
+	logits, err := m.net.Classify(a, x)
+	if err != nil {
+		return nil, err
+	}
+	p := &Prediction{Task: m.info.Task, Plan: plan, Logits: logits.At(0).Clone(), Notes: plan.Notes}
+	p.Classes = topClasses(p.Logits.Data, opt.top(), labeler(nil))
+	return p, nil
+}

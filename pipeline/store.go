@@ -1,0 +1,240 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Sentinels of a Store.
+var (
+	ErrNoModel = errors.New("no such model")
+	ErrBudget  = errors.New("model does not fit the byte budget")
+)
+
+// Store holds several models by name, loaded when they are first asked for and evicted, least
+// recently used first, when their weights pass the budget. A model in use is never evicted;
+// its memory goes when its last user releases it. The zero value holds nothing and has no
+// budget; it is safe for concurrent use.
+type Store struct {
+	Budget int64 // bytes of weights; zero means no limit
+
+	mu      sync.Mutex
+	entries map[string]*entry
+	clock   int64
+}
+
+type entry struct {
+	open    func(context.Context) (Model, error)
+	model   Model
+	users   int
+	used    int64         // the clock at last use
+	loading chan struct{} // closed when the load in progress ends; nil when none is
+	err     error         // of the last load
+	pinned  bool
+}
+
+// Status is what a Store says of one model.
+type Status struct {
+	Name   string `json:"name"`
+	State  string `json:"state"` // "loaded", "loading", "unloaded" or "failed"
+	Users  int    `json:"users"`
+	Error  string `json:"error,omitempty"`
+	Loaded *Info  `json:"info,omitempty"`
+}
+
+// Add names a model that open loads when it is first asked for. An earlier one of the name is
+// replaced; its users keep what they have.
+func (s *Store) Add(name string, open func(context.Context) (Model, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.entries == nil {
+		s.entries = map[string]*entry{}
+	}
+	s.entries[name] = &entry{open: open}
+}
+
+// Names lists the models, sorted.
+func (s *Store) Names() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.entries))
+}
+
+// Acquire returns a model, loading it if need be, and a function to call when done with it.
+// A name may carry "@" and the start of a digest, which must then be the loaded model's.
+func (s *Store) Acquire(ctx context.Context, name string) (Model, func(), error) {
+	name, digest, _ := strings.Cut(name, "@")
+	m, release, err := s.acquire(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if digest != "" && !strings.HasPrefix(strings.TrimPrefix(m.Info().Digest, "sha256:"), strings.TrimPrefix(digest, "sha256:")) {
+		have := m.Info().Digest
+		release()
+		return nil, nil, fmt.Errorf("pipeline: %w: %s@%s: loaded is %s", ErrNoModel, name, digest, have)
+	}
+	return m, release, nil
+}
+
+func (s *Store) acquire(ctx context.Context, name string) (Model, func(), error) {
+	for {
+		s.mu.Lock()
+		e, ok := s.entries[name]
+		if !ok {
+			names := slices.Sorted(maps.Keys(s.entries))
+			s.mu.Unlock()
+			return nil, nil, fmt.Errorf("pipeline: %w: %q (have: %s)", ErrNoModel, name, strings.Join(names, ", "))
+		}
+		if e.model != nil {
+			defer s.mu.Unlock()
+			return e.model, s.hold(e), nil
+		}
+		if wait := e.loading; wait != nil {
+			s.mu.Unlock()
+			select {
+			case <-wait:
+				continue
+			case <-ctx.Done():
+				return nil, nil, ctx.Err()
+			}
+		}
+		e.loading = make(chan struct{})
+		s.mu.Unlock()
+		if err := s.load(ctx, name, e); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// hold counts a user of e and returns what ends the use. The lock is held.
+func (s *Store) hold(e *entry) func() {
+	e.users++
+	s.clock++
+	e.used = s.clock
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		e.users--
+	})
+}
+
+// load opens e's model, which the caller has marked as loading.
+func (s *Store) load(ctx context.Context, name string, e *entry) error {
+	m, err := e.open(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(e.loading)
+	e.loading = nil
+	if err == nil {
+		err = s.makeRoom(e, m.Info().Bytes)
+	}
+	e.err = err
+	if err != nil {
+		return fmt.Errorf("pipeline: load %s: %w", name, err)
+	}
+	e.model = m
+	s.clock++
+	e.used = s.clock
+	return nil
+}
+
+// makeRoom evicts idle models, least recently used first, until need more bytes fit. The lock
+// is held.
+func (s *Store) makeRoom(keep *entry, need int64) error {
+	if s.Budget <= 0 {
+		return nil
+	}
+	for {
+		var total int64
+		var oldest *entry
+		for _, e := range s.entries {
+			if e.model == nil || e == keep {
+				continue
+			}
+			total += e.model.Info().Bytes
+			if e.users == 0 && !e.pinned && (oldest == nil || e.used < oldest.used) {
+				oldest = e
+			}
+		}
+		if total+need <= s.Budget {
+			return nil
+		}
+		if oldest == nil {
+			return fmt.Errorf("%w: needs %d bytes, budget %d, %d in use", ErrBudget, need, s.Budget, total)
+		}
+		oldest.model = nil
+	}
+}
+
+// Reload opens a model anew and swaps it in when that succeeds; on an error the old one stays.
+func (s *Store) Reload(ctx context.Context, name string) error {
+	s.mu.Lock()
+	e, ok := s.entries[name]
+	s.mu.Unlock()
+	if !ok {
+		return fmt.Errorf("pipeline: %w: %q", ErrNoModel, name)
+	}
+	m, err := e.open(ctx)
+	if err != nil {
+		return fmt.Errorf("pipeline: reload %s: %w", name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.makeRoom(e, m.Info().Bytes); err != nil {
+		return fmt.Errorf("pipeline: reload %s: %w", name, err)
+	}
+	// Users of the old model hold it themselves; the entry forgets it and counts anew.
+	fresh := &entry{open: e.open, model: m, used: e.used, pinned: e.pinned}
+	s.entries[name] = fresh
+	return nil
+}
+
+// Unload forgets a model's weights; the next Acquire loads it again.
+func (s *Store) Unload(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.entries[name]
+	if !ok {
+		return fmt.Errorf("pipeline: %w: %q", ErrNoModel, name)
+	}
+	s.entries[name] = &entry{open: e.open, pinned: e.pinned}
+	return nil
+}
+
+// Remove forgets a model altogether.
+func (s *Store) Remove(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.entries[name]; !ok {
+		return fmt.Errorf("pipeline: %w: %q", ErrNoModel, name)
+	}
+	delete(s.entries, name)
+	return nil
+}
+
+// Status lists every model and its state, sorted by name.
+func (s *Store) Status() []Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Status
+	for _, name := range slices.Sorted(maps.Keys(s.entries)) {
+		e := s.entries[name]
+		st := Status{Name: name, State: "unloaded", Users: e.users}
+		switch {
+		case e.model != nil:
+			info := e.model.Info()
+			st.State, st.Loaded = "loaded", &info
+		case e.loading != nil:
+			st.State = "loading"
+		case e.err != nil:
+			st.State, st.Error = "failed", e.err.Error()
+		}
+		out = append(out, st)
+	}
+	return out
+}
