@@ -142,8 +142,16 @@ func newQueries(mem []float32, n, qk, v int) queries {
 	return queries{qk: qk, v: v, n: n, blocks: b, q: mem[:nq], o: mem[nq : nq+no], ml: mem[nq+no : nq+no+2*panel*b]}
 }
 
+// sums returns the sums of block b; nil when values have no width.
+func (u *queries) sums(b int) *float32 {
+	if u.v == 0 {
+		return nil
+	}
+	return &u.o[b*u.v*panel]
+}
+
 // start packs scaled queries (n×qk, row stride ldq) and clears the sums.
-func (u *queries) start(q []float32, ldq int, scale float32) {
+func (u *queries) start(set *set, q []float32, ldq int, scale float32) {
 	clear(u.o)
 	for b := range u.blocks {
 		ml := u.ml[b*2*panel:]
@@ -155,29 +163,27 @@ func (u *queries) start(q []float32, ldq int, scale float32) {
 		if n < panel {
 			clear(dst)
 		}
-		for i := range n {
-			for c, x := range q[(b*panel+i)*ldq:][:u.qk] {
-				dst[c*panel+i] = x * scale
-			}
+		set.transposed(dst, panel, q[min(len(q), b*panel*ldq):], ldq, n, u.qk)
+		if len(dst) > 0 {
+			set.scale(&dst[0], len(dst), scale)
 		}
 	}
 }
 
 // finish writes the averages: n×v, row stride ldo. A query that saw no key gives zeros.
-func (u *queries) finish(out []float32, ldo int) {
+func (u *queries) finish(set *set, out []float32, ldo int) {
 	for b := range u.blocks {
-		o := u.o[b*u.v*panel:]
-		sum := u.ml[(2*b+1)*panel:]
-		for i := range min(panel, u.n-b*panel) {
-			inv := float32(0)
-			if sum[i] != 0 {
-				inv = 1 / sum[i]
-			}
-			dst := out[(b*panel+i)*ldo:][:u.v]
-			for c := range dst {
-				dst[c] = o[c*panel+i] * inv
+		o := u.o[b*u.v*panel : (b+1)*u.v*panel]
+		inv := u.ml[(2*b+1)*panel : (2*b+2)*panel]
+		for i, sum := range inv {
+			if sum != 0 {
+				inv[i] = 1 / sum
 			}
 		}
+		for r := range u.v {
+			set.mul(&o[r*panel], &o[r*panel], &inv[0], panel)
+		}
+		set.transposed(out[b*panel*ldo:], ldo, o, panel, u.v, min(panel, u.n-b*panel))
 	}
 }
 
@@ -194,13 +200,13 @@ func (j *attnJob) run(part int) {
 	if j.Causal && u.hidden() {
 		j.attend(s, &u, h, kv, from, false)
 	}
-	u.finish(j.Out[from*j.LDO+h*j.V:], j.LDO)
+	u.finish(j.set, j.Out[from*j.LDO+h*j.V:], j.LDO)
 }
 
 // attend runs the group over all keys; with skip, tiles that Causal hides from the whole
 // group are passed over, which changes nothing for a query that sees any key.
 func (j *attnJob) attend(s *scratch, u *queries, h, kv, from int, skip bool) {
-	u.start(j.Q[from*j.LDQ+h*j.QK:], j.LDQ, j.Scale)
+	u.start(j.set, j.Q[from*j.LDQ+h*j.QK:], j.LDQ, j.Scale)
 	for t := 0; t < j.S; t += KeyTile {
 		if skip && t > from+u.n-1+j.S-j.L {
 			break
@@ -276,7 +282,7 @@ func (u *queries) add(s *scratch, set *set, k []float32, ldk int, v []float32, l
 	tiles := (n + set.mr - 1) / set.mr
 	for i := range tiles {
 		r0, r1 := split(n, tiles, i), split(n, tiles, i+1)
-		set.packA(pk[r0*u.qk:r1*u.qk], k[r0*ldk:], ldk, r1-r0, u.qk)
+		set.transposed(pk[r0*u.qk:r1*u.qk], r1-r0, k[r0*ldk:], ldk, r1-r0, u.qk)
 	}
 	c := grow(&s.c, n*panel)
 	for b := range u.blocks {
@@ -284,7 +290,7 @@ func (u *queries) add(s *scratch, set *set, k []float32, ldk int, v []float32, l
 		cols := panelWidth(queries, 0)
 		u.scores(s, set, c, pk, b, n, cols)
 		bias.apply(c, b, n, queries)
-		softmaxTile(c, n, u.ml[b*2*panel:(b+1)*2*panel], u.o[b*u.v*panel:(b+1)*u.v*panel], u.v)
+		set.softmaxTile(&c[0], &u.ml[b*2*panel], u.sums(b), n, u.v)
 		t := &s.t
 		t.k, t.acc, t.b, t.bks, t.cols = n, 1, &c[0], panel, cols
 		t.aks = ldv

@@ -25,23 +25,46 @@ func (e *Epilogue) check(m, n int) {
 	}
 }
 
+// zeros stands in for a missing bias.
+var zeros [panel]float32
+
 // apply finishes a strip: rows × cols of c (row stride 32), the product's row and column of
-// its corner, into dst.
-func (e *Epilogue) apply(s *scratch, dst []float32, ldd int, c []float32, row, rows, col, cols int) {
-	if e.Scale != 0 && e.Scale != 1 {
-		Scale(c[:rows*panel], e.Scale)
+// its corner, into dst. A column of the result is computed the same way whatever the rows.
+func (e *Epilogue) apply(s *scratch, set *set, dst []float32, ldd int, c []float32, row, rows, col, cols int) {
+	scale := e.Scale
+	if scale == 0 {
+		scale = 1
 	}
+	bias := &zeros[0]
 	if e.Bias != nil {
-		b := s.bias[:]
-		clear(b[copy(b, e.Bias[col:col+cols]):])
-		for r := range rows {
-			x := c[r*panel : r*panel+panel]
-			for i := range x {
-				x[i] += b[i]
-			}
+		bias = &e.Bias[col]
+		if cols < panel {
+			clear(s.bias[copy(s.bias[:], e.Bias[col:col+cols]):])
+			bias = &s.bias[0]
 		}
 	}
-	activate(c[:rows*panel], c[:rows*panel], e.Act)
+	if e.Act != Identity || e.Add || cols < panel {
+		if scale != 1 || e.Bias != nil {
+			set.finish(&c[0], panel, &c[0], bias, nil, 0, rows, scale)
+		}
+		if e.Act != Identity {
+			set.unary[e.Act](&c[0], &c[0], rows*panel)
+		}
+		if e.Add || cols < panel {
+			e.store(dst, ldd, c, row, rows, col, cols)
+			return
+		}
+		bias, scale = &zeros[0], 1
+	}
+	var res *float32
+	if e.Residual != nil {
+		res = &e.Residual[row*e.LDR+col]
+	}
+	set.finish(&dst[0], ldd, &c[0], bias, res, e.LDR, rows, scale)
+}
+
+// store adds what is to be added and writes the strip, any number of columns.
+func (e *Epilogue) store(dst []float32, ldd int, c []float32, row, rows, col, cols int) {
 	for r := range rows {
 		x := c[r*panel : r*panel+cols]
 		if e.Residual != nil {

@@ -22,7 +22,7 @@ func Gemm(dst []float32, ldd int, a []float32, lda, m int, w *Packed, e Epilogue
 	e.check(m, w.n)
 	j := getGemm()
 	*j = gemmJob{set: current.Load(), dst: dst, ldd: ldd, a: a, lda: lda, m: m, w: w, e: e, packed: j.packed}
-	j.run2()
+	j.start()
 	j.release()
 }
 
@@ -121,8 +121,8 @@ const (
 	sharedA     = 1 << 20 // values of a up to which it is packed once, before multiplying
 )
 
-// run2 divides the product and runs its one or two phases.
-func (j *gemmJob) run2() {
+// start divides the product and runs its one or two phases.
+func (j *gemmJob) start() {
 	threads := Threads()
 	panels := (j.w.n + panel - 1) / panel
 	rows := min(blockRows, max(j.set.mr*2, blockFloats/max(1, j.w.k)))
@@ -189,7 +189,7 @@ func (j *gemmJob) run(part int) {
 	for p := g * j.perGroup; p < min(panels, (g+1)*j.perGroup); p++ {
 		col := p * panel
 		j.strip(s, c, pa, to-from, col)
-		j.e.apply(s, j.dst[from*j.ldd+col:], j.ldd, c, from, to-from, col, min(panel, j.w.n-col))
+		j.e.apply(s, j.set, j.dst[from*j.ldd+col:], j.ldd, c, from, to-from, col, min(panel, j.w.n-col))
 	}
 }
 
@@ -202,7 +202,7 @@ func (j *gemmJob) pack(dst []float32, from, to int) {
 	n := (rows + j.set.mr - 1) / j.set.mr
 	for i := range n {
 		r0, r1 := split(rows, n, i), split(rows, n, i+1)
-		j.set.packA(dst[r0*k:r1*k], j.a[(from+r0)*j.lda:], j.lda, r1-r0, k)
+		j.set.transposed(dst[r0*k:r1*k], r1-r0, j.a[(from+r0)*j.lda:], j.lda, r1-r0, k)
 	}
 }
 

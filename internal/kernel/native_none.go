@@ -1,3 +1,5 @@
+//go:build !amd64 || purego
+
 package kernel
 
 // nativeSets returns the sets written in assembly: none on this machine.

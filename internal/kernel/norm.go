@@ -1,46 +1,50 @@
 package kernel
 
-import "math"
-
-type normTask struct {
-	dst, x        []float32
-	ldd, ldx      int
-	rows, n, part int
-	gamma, beta   []float32
-	eps           float32
-	kind          int
-}
-
-const (
-	layerNormKind = iota
-	rmsNormKind
-	softmaxKind
+import (
+	"math"
+	"sync"
 )
 
+// lowest is the finite stand-in for minus infinity that masks use.
+const lowest float32 = -math.MaxFloat32
+
+// normTask is a norm of many rows.
+type normTask struct {
+	set         *set
+	row         func(t *normTask, s *scratch, dst, x []float32)
+	dst, x      []float32
+	ldd, ldx    int
+	rows, n     int
+	part        int // rows of a part
+	gamma, beta []float32
+	eps         float32
+}
+
+var norms = sync.Pool{New: func() any { return new(normTask) }}
+
 func (t *normTask) run(i int) {
+	s := getScratch()
+	defer putScratch(s)
 	for r := i * t.part; r < min(t.rows, (i+1)*t.part); r++ {
-		dst, x := t.dst[r*t.ldd:r*t.ldd+t.n], t.x[r*t.ldx:r*t.ldx+t.n]
-		switch t.kind {
-		case layerNormKind:
-			layerNormRow(dst, x, t.gamma, t.beta, t.eps)
-		case rmsNormKind:
-			rmsNormRow(dst, x, t.gamma, t.eps)
-		case softmaxKind:
-			softmaxRow(dst, x)
-		}
+		t.row(t, s, t.dst[r*t.ldd:r*t.ldd+t.n], t.x[r*t.ldx:r*t.ldx+t.n])
 	}
 }
 
-func (t *normTask) do() {
-	if t.rows <= 0 || t.n <= 0 {
+func doNorm(task normTask) {
+	if task.rows <= 0 || task.n <= 0 {
 		return
 	}
+	t := norms.Get().(*normTask)
+	*t = task
+	t.set = current.Load()
 	t.part = max(1, partValues/t.n)
 	if n := (t.rows + t.part - 1) / t.part; n > 1 {
 		workers.do(n, t)
-		return
+	} else {
+		t.run(0)
 	}
-	t.run(0)
+	*t = normTask{}
+	norms.Put(t)
 }
 
 // LayerNorm writes (x−mean)/sqrt(variance+eps)·gamma+beta of each row into dst: rows×n, row
@@ -51,8 +55,7 @@ func LayerNorm(dst, x []float32, ldd, ldx, rows, n int, gamma, beta []float32, e
 	checkMatrix("layer norm: x", x, ldx, rows, n)
 	checkVector("layer norm: gamma", gamma, n)
 	checkVector("layer norm: beta", beta, n)
-	t := normTask{dst: dst, x: x, ldd: ldd, ldx: ldx, rows: rows, n: n, gamma: gamma, beta: beta, eps: eps, kind: layerNormKind}
-	t.do()
+	doNorm(normTask{dst: dst, x: x, ldd: ldd, ldx: ldx, rows: rows, n: n, gamma: gamma, beta: beta, eps: eps, row: layerNormRow})
 }
 
 // RMSNorm writes x/sqrt(mean(x²)+eps)·gamma of each row into dst: rows×n, row strides ldd
@@ -61,16 +64,14 @@ func RMSNorm(dst, x []float32, ldd, ldx, rows, n int, gamma []float32, eps float
 	checkMatrix("rms norm: dst", dst, ldd, rows, n)
 	checkMatrix("rms norm: x", x, ldx, rows, n)
 	checkVector("rms norm: gamma", gamma, n)
-	t := normTask{dst: dst, x: x, ldd: ldd, ldx: ldx, rows: rows, n: n, gamma: gamma, eps: eps, kind: rmsNormKind}
-	t.do()
+	doNorm(normTask{dst: dst, x: x, ldd: ldd, ldx: ldx, rows: rows, n: n, gamma: gamma, eps: eps, row: rmsNormRow})
 }
 
 // Softmax replaces each row of x (rows×n, row stride ld) by its softmax. A row of equal
 // values, −MaxFloat32 included, becomes uniform.
 func Softmax(x []float32, ld, rows, n int) {
 	checkMatrix("softmax", x, ld, rows, n)
-	t := normTask{dst: x, x: x, ldd: ld, ldx: ld, rows: rows, n: n, kind: softmaxKind}
-	t.do()
+	doNorm(normTask{dst: x, x: x, ldd: ld, ldx: ld, rows: rows, n: n, row: softmaxRow})
 }
 
 func checkVector(what string, v []float32, n int) {
@@ -79,61 +80,87 @@ func checkVector(what string, v []float32, n int) {
 	}
 }
 
-func layerNormRow(dst, x, gamma, beta []float32, eps float32) {
+// lanes adds up what a row pass left, in a fixed order.
+func (t *normTask) lanes(s *scratch) float64 {
 	sum := 0.0
-	for _, v := range x {
+	for _, v := range s.bias[:t.set.lanes] {
+		sum += float64(v)
+	}
+	return sum
+}
+
+func layerNormRow(t *normTask, s *scratch, dst, x []float32) {
+	n := len(x) / t.set.lanes * t.set.lanes
+	sum := 0.0
+	if n > 0 {
+		t.set.sum(&s.bias[0], &x[0], n)
+		sum = t.lanes(s)
+	}
+	for _, v := range x[n:] {
 		sum += float64(v)
 	}
 	mean := sum / float64(len(x))
-	sum = 0
-	for _, v := range x {
-		d := float64(v) - mean
-		sum += d * d
-	}
-	inv := 1 / math.Sqrt(sum/float64(len(x))+float64(eps))
-	for i, v := range x {
-		y := float32((float64(v) - mean) * inv)
-		if gamma != nil {
-			y *= gamma[i]
-		}
-		if beta != nil {
-			y += beta[i]
-		}
-		dst[i] = y
-	}
+	t.normalise(s, dst, x, n, float32(mean))
 }
 
-func rmsNormRow(dst, x, gamma []float32, eps float32) {
+// normalise divides deviations from mean by their root mean square.
+func (t *normTask) normalise(s *scratch, dst, x []float32, n int, mean float32) {
 	sum := 0.0
-	for _, v := range x {
-		sum += float64(v) * float64(v)
+	if n > 0 {
+		t.set.squares(&s.bias[0], &x[0], n, mean)
+		sum = t.lanes(s)
 	}
-	inv := float32(1 / math.Sqrt(sum/float64(len(x))+float64(eps)))
-	for i, v := range x {
-		y := v * inv
-		if gamma != nil {
-			y *= gamma[i]
+	for _, v := range x[n:] {
+		d := v - mean
+		sum += float64(d * d)
+	}
+	inv := float32(1 / math.Sqrt(sum/float64(len(x))+float64(t.eps)))
+	var gamma, beta *float32
+	if t.gamma != nil {
+		gamma = &t.gamma[0]
+	}
+	if t.beta != nil {
+		beta = &t.beta[0]
+	}
+	if n > 0 {
+		t.set.affine(&dst[0], &x[0], gamma, beta, n, mean, inv)
+	}
+	for i := n; i < len(x); i++ {
+		y := (x[i] - mean) * inv
+		if t.gamma != nil {
+			y *= t.gamma[i]
+		}
+		if t.beta != nil {
+			y += t.beta[i]
 		}
 		dst[i] = y
 	}
 }
 
-func softmaxRow(dst, x []float32) {
+func rmsNormRow(t *normTask, s *scratch, dst, x []float32) {
+	t.normalise(s, dst, x, len(x)/t.set.lanes*t.set.lanes, 0)
+}
+
+func softmaxRow(t *normTask, s *scratch, _, x []float32) {
+	n := len(x) / t.set.lanes * t.set.lanes
 	top := lowest
-	for _, v := range x {
+	if n > 0 {
+		t.set.maxLanes(&s.bias[0], &x[0], n)
+		for _, v := range s.bias[:t.set.lanes] {
+			top = max(top, v)
+		}
+	}
+	for _, v := range x[n:] {
 		top = max(top, v)
 	}
 	sum := 0.0
-	for i, v := range x {
-		e := math.Exp(float64(max(v, lowest)) - float64(top))
-		sum += e
-		dst[i] = float32(e)
+	if n > 0 {
+		t.set.expSum(&s.bias[0], &x[0], n, top)
+		sum = t.lanes(s)
 	}
-	inv := float32(1 / sum)
-	for i := range dst {
-		dst[i] *= inv
+	for i := n; i < len(x); i++ {
+		x[i] = expPortable(max(x[i], lowest) - top)
+		sum += float64(x[i])
 	}
+	Scale(x, float32(1/sum))
 }
-
-// lowest is the finite stand-in for minus infinity that masks use.
-const lowest float32 = -math.MaxFloat32

@@ -1,6 +1,9 @@
 package kernel
 
-import "sync"
+import (
+	"sync"
+	"unsafe"
+)
 
 // scratch is the memory one running part needs: packed rows, a strip of results, a widened
 // slice of weights. It is taken from a free list and given back, so that the steady state
@@ -47,3 +50,6 @@ func grow(s *[]float32, n int) []float32 {
 	*s = (*s)[:n]
 	return *s
 }
+
+// add32 returns the address n values beyond p, within the same array.
+func add32(p *float32, n int) *float32 { return (*float32)(unsafe.Add(unsafe.Pointer(p), 4*n)) }

@@ -21,14 +21,44 @@ type tileArgs struct {
 	cols int      // 64; 16 or 32
 }
 
-// set is one set of kernels.
+// set is one set of kernels. Lengths n are multiples of lanes unless said otherwise.
 type set struct {
-	name string
-	mr   int // rows of the largest tile
-	ok   func() bool
-	tile func(*tileArgs)
-	// packA writes rows×k values of a as [k][rows] (element stride k first).
-	packA func(dst, a []float32, lda, rows, k int)
+	name  string
+	ok    func() bool
+	mr    int // rows of the largest tile
+	lanes int // values that the functions below take at a time
+	tile  func(*tileArgs)
+
+	// transpose writes dst[c·ds+r] = src[r·ls+c] for r < rows ≤ transposeRows and c < k,
+	// any k.
+	transpose     func(dst *float32, ds int, src *float32, ls, rows, k int)
+	transposeRows int
+
+	// softmaxTile: see softmaxTilePortable.
+	softmaxTile func(c, ml, o *float32, n, rows int)
+	unary       [Tanh + 1]func(dst, x *float32, n int)
+
+	// Row passes: sum, squared deviations, maximum and exp+sum leave lane sums in out.
+	sum, maxLanes func(out, x *float32, n int)
+	squares       func(out, x *float32, n int, mean float32)
+	expSum        func(out, x *float32, n int, top float32)
+	affine        func(dst, x, gamma, beta *float32, n int, mean, inv float32)
+	add, mul      func(dst, a, b *float32, n int)
+	scale         func(x *float32, n int, s float32)
+
+	// finish writes c·scale + bias (+ res, unless nil) for rows × 32 columns.
+	finish func(dst *float32, ldd int, c, bias, res *float32, ldr, rows int, scale float32)
+}
+
+// transposed writes dst[c·ds+r] = src[r·ls+c] for r < rows and c < k.
+func (s *set) transposed(dst []float32, ds int, src []float32, ls, rows, k int) {
+	if rows <= 0 || k <= 0 {
+		return
+	}
+	_, _ = dst[(k-1)*ds+rows-1], src[(rows-1)*ls+k-1]
+	for r := 0; r < rows; r += s.transposeRows {
+		s.transpose(&dst[r], ds, &src[r*ls], ls, min(s.transposeRows, rows-r), k)
+	}
 }
 
 // sets are the kernel sets of this build, the best first.

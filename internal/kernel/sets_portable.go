@@ -3,11 +3,24 @@ package kernel
 import "unsafe"
 
 var portable = &set{
-	name:  "portable",
-	mr:    8,
-	ok:    func() bool { return true },
-	tile:  tilePortable,
-	packA: packAPortable,
+	name:          "portable",
+	ok:            func() bool { return true },
+	mr:            8,
+	lanes:         1,
+	tile:          tilePortable,
+	transpose:     transposePortable,
+	transposeRows: 16,
+	softmaxTile:   softmaxTilePortable,
+	unary:         unaryPortable,
+	sum:           sumPortable,
+	maxLanes:      maxPortable,
+	squares:       squaresPortable,
+	expSum:        expSumPortable,
+	affine:        affinePortable,
+	add:           addPortable,
+	mul:           mulPortable,
+	scale:         scalePortable,
+	finish:        finishPortable,
 }
 
 // tilePortable computes 4×4 blocks in registers.
@@ -86,12 +99,12 @@ func block1x4(c, a, b []float32, r, j int, t *tileArgs) {
 	c[0], c[1], c[2], c[3] = c0, c1, c2, c3
 }
 
-// packAPortable transposes rows×k into [k][rows].
-func packAPortable(dst, a []float32, lda, rows, k int) {
+func transposePortable(dst *float32, ds int, src *float32, ls, rows, k int) {
+	d := unsafe.Slice(dst, (k-1)*ds+rows)
+	x := unsafe.Slice(src, (rows-1)*ls+k)
 	for r := range rows {
-		src := a[r*lda : r*lda+k]
-		for i, x := range src {
-			dst[i*rows+r] = x
+		for c, v := range x[r*ls : r*ls+k] {
+			d[c*ds+r] = v
 		}
 	}
 }

@@ -39,7 +39,7 @@ func (s *Stream) Start(heads, kvHeads, qk, v, l int, scale float32, q []float32,
 			from := g * s.per * panel
 			n := min(l-from, s.per*panel)
 			u := newQueries(mem, n, qk, v)
-			u.start(q[from*ldq+h*qk:], ldq, scale)
+			u.start(current.Load(), q[from*ldq+h*qk:], ldq, scale)
 			mem = mem[queryFloats(u.blocks, qk, v):]
 			s.state = append(s.state, u)
 		}
@@ -69,7 +69,7 @@ func (s *Stream) Finish(out []float32, ldo int) {
 	checkMatrix("stream: out", out, ldo, s.l, s.heads*s.v)
 	for i := range s.state {
 		h, g := i/s.groups, i%s.groups
-		s.state[i].finish(out[g*s.per*panel*ldo+h*s.v:], ldo)
+		s.state[i].finish(current.Load(), out[g*s.per*panel*ldo+h*s.v:], ldo)
 	}
 }
 

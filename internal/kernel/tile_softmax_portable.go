@@ -1,11 +1,16 @@
 package kernel
 
-import "math"
+import (
+	"math"
+	"unsafe"
+)
 
-// softmaxTile turns n rows of scores c[key][32] into weights exp(score−max) under the
-// running maximum and sum ml, rescaling the sums o[v][32] gathered under an older maximum.
-func softmaxTile(c []float32, n int, ml, o []float32, v int) {
-	top, sum := ml[:panel], ml[panel:2*panel]
+// softmaxTilePortable turns n rows of scores c[key][32] into weights exp(score−max) under
+// the running maximum and sum ml[2][32], rescaling the v rows of sums o[v][32] gathered under
+// an older maximum.
+func softmaxTilePortable(cp, mlp, op *float32, n, v int) {
+	c, ml, o := unsafe.Slice(cp, n*panel), unsafe.Slice(mlp, 2*panel), unsafe.Slice(op, v*panel)
+	top, sum := ml[:panel], ml[panel:]
 	var old [panel]float32
 	copy(old[:], top)
 	for k := range n {

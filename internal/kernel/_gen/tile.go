@@ -1,0 +1,124 @@
+package main
+
+import "fmt"
+
+// tileHead loads a tile's arguments: BX c, SI a, DX b, CX k, R8 and R9 the strides of a and
+// b in bytes, for elements of the given sizes; AX is acc.
+func tileHead(v *vec, name, doc string, sizeA, sizeB int) {
+	v.fn(name, doc, "t *tileArgs", 8)
+	v.op("MOVQ t+0(FP), DI")
+	v.op("MOVQ 0(DI), BX")
+	v.op("MOVQ 8(DI), SI")
+	v.op("MOVQ 16(DI), DX")
+	v.op("MOVQ 24(DI), CX")
+	v.op("MOVQ 32(DI), R8")
+	v.op("MOVQ 40(DI), R9")
+	v.op("MOVQ 48(DI), AX")
+	v.op("SHLQ $%d, R8", sizeA)
+	v.op("SHLQ $%d, R9", sizeB)
+}
+
+// tileTable writes the Go table of a family of tiles, [vectors wide − 1][rows].
+func tileTable(v *vec, family string, widths []int, rows int) {
+	fmt.Fprintf(&v.decl, "\nvar %s%s = [...][%d]func(*tileArgs){\n", family, v.suffix(), rows+1)
+	for _, w := range widths {
+		fmt.Fprintf(&v.decl, "\t{nil")
+		for r := 1; r <= rows; r++ {
+			fmt.Fprintf(&v.decl, ", %sx%dx%d%s", family, r, w, v.suffix())
+		}
+		fmt.Fprintf(&v.decl, "},\n")
+	}
+	fmt.Fprintf(&v.decl, "}\n")
+}
+
+// emitTiles512 writes the f32 tiles of 1 to 14 rows by 16 or 32 columns.
+func emitTiles512(v *vec) {
+	for _, width := range []int{16, 32} {
+		for rows := 1; rows <= 14; rows++ {
+			tile512(v, rows, width)
+		}
+	}
+	tileTable(v, "tile", []int{16, 32}, 14)
+}
+
+func tile512(v *vec, rows, width int) {
+	n := width / 16
+	tileHead(v, fmt.Sprintf("tilex%dx%d", rows, width), fmt.Sprintf("is the f32 tile of %d rows by %d columns.", rows, width), 2, 2)
+	acc := func(r, h int) int { return r*n + h }
+	load, loop, store := v.label("load"), v.label("loop"), v.label("store")
+	v.op("TESTQ AX, AX")
+	v.op("JNZ %s", load)
+	for i := range rows * n {
+		v.zero(i)
+	}
+	v.op("JMP %s", loop)
+	v.at(load)
+	for r := range rows {
+		for h := range n {
+			v.ld(acc(r, h), at(r*128+h*64, "BX"))
+		}
+	}
+	v.op("PCALIGN $32")
+	v.at(loop)
+	for h := range n {
+		v.ld(28+h, at(h*64, "DX"))
+	}
+	for r := range rows {
+		b := 30 + r%2
+		v.bc(b, at(r*4, "SI"))
+		for h := range n {
+			v.fma(acc(r, h), b, 28+h)
+		}
+	}
+	v.op("ADDQ R8, SI")
+	v.op("ADDQ R9, DX")
+	v.op("DECQ CX")
+	v.op("JNZ %s", loop)
+	v.at(store)
+	for r := range rows {
+		for h := range n {
+			v.st(acc(r, h), at(r*128+h*64, "BX"))
+		}
+	}
+	v.ret()
+}
+
+// emitTiles256 writes the f32 tiles of 1 to 6 rows by 16 columns.
+func emitTiles256(v *vec) {
+	for rows := 1; rows <= 6; rows++ {
+		tileHead(v, fmt.Sprintf("tilex%dx16", rows), fmt.Sprintf("is the f32 tile of %d rows by 16 columns.", rows), 2, 2)
+		load, loop := v.label("load"), v.label("loop")
+		v.op("TESTQ AX, AX")
+		v.op("JNZ %s", load)
+		for i := range rows * 2 {
+			v.zero(i)
+		}
+		v.op("JMP %s", loop)
+		v.at(load)
+		for r := range rows {
+			for h := range 2 {
+				v.ld(r*2+h, at(r*128+h*32, "BX"))
+			}
+		}
+		v.at(loop)
+		v.ld(12, "(DX)")
+		v.ld(13, "32(DX)")
+		for r := range rows {
+			b := 14 + r%2
+			v.bc(b, at(r*4, "SI"))
+			v.fma(r*2, b, 12)
+			v.fma(r*2+1, b, 13)
+		}
+		v.op("ADDQ R8, SI")
+		v.op("ADDQ R9, DX")
+		v.op("DECQ CX")
+		v.op("JNZ %s", loop)
+		for r := range rows {
+			for h := range 2 {
+				v.st(r*2+h, at(r*128+h*32, "BX"))
+			}
+		}
+		v.ret()
+	}
+	tileTable(v, "tile", []int{16}, 6)
+}

@@ -1,0 +1,76 @@
+package kernel
+
+import (
+	"fmt"
+	"testing"
+)
+
+// gflops reports a benchmark's rate for flop operations a run.
+func gflops(b *testing.B, flop float64) {
+	b.ReportMetric(flop*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+}
+
+// eachThreads runs a benchmark on one thread and on all.
+func eachThreads(b *testing.B, f func(b *testing.B)) {
+	all := Threads()
+	defer SetThreads(all)
+	for _, n := range []int{1, all} {
+		SetThreads(n)
+		b.Run(fmt.Sprintf("threads=%d", n), f)
+	}
+}
+
+func BenchmarkGemm(b *testing.B) {
+	for _, s := range [][3]int{{512, 1024, 1024}, {512, 1024, 4096}, {512, 4096, 1024}, {256, 1280, 1280}, {50176, 261, 261}, {1, 4096, 4096}, {16, 1024, 1024}} {
+		m, k, n := s[0], s[1], s[2]
+		a, dst := noise(1, m*k), make([]float32, m*n)
+		for _, dt := range []DType{F32, BF16, Int8, BF16W} {
+			w := packRows(noise(2, n*k), n, k, dt)
+			b.Run(fmt.Sprintf("%v/%dx%dx%d", dt, m, k, n), func(b *testing.B) {
+				eachThreads(b, func(b *testing.B) {
+					for b.Loop() {
+						Gemm(dst, n, a, k, m, w, Epilogue{})
+					}
+					gflops(b, 2*float64(m)*float64(n)*float64(k))
+				})
+			})
+		}
+	}
+}
+
+func BenchmarkAttention(b *testing.B) {
+	for _, c := range []attnCase{{heads: 1, qk: 261, v: 261, l: 512, s: 50176}, {heads: 8, qk: 128, v: 128, l: 512, s: 512}, {heads: 8, qk: 32, v: 160, l: 256, s: 2048}, {heads: 32, qk: 128, v: 128, l: 1, s: 2048}} {
+		for _, dt := range []DType{F32, BF16} {
+			a, _ := c.build()
+			a.DType = dt
+			b.Run(fmt.Sprintf("%v/heads=%d/%dx%dx%d", dt, c.heads, c.l, c.s, c.qk), func(b *testing.B) {
+				eachThreads(b, func(b *testing.B) {
+					for b.Loop() {
+						Attention(a)
+					}
+					gflops(b, 2*float64(c.heads)*float64(c.l)*float64(c.s)*float64(c.qk+c.v))
+				})
+			})
+		}
+	}
+}
+
+func BenchmarkActivate(b *testing.B) {
+	x, y := noise(1, 1<<14), make([]float32, 1<<14)
+	for act := GELU; act <= Tanh; act++ {
+		b.Run(act.String(), func(b *testing.B) {
+			for b.Loop() {
+				Activate(y, x, act)
+			}
+			b.ReportMetric(float64(len(x))*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gelem/s")
+		})
+	}
+}
+
+func BenchmarkLayerNorm(b *testing.B) {
+	x, y := noise(1, 1<<14), make([]float32, 1<<14)
+	for b.Loop() {
+		LayerNorm(y, x, 1024, 1024, 16, 1024, x[:1024], x[:1024], 1e-5)
+	}
+	b.ReportMetric(float64(len(x))*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gelem/s")
+}

@@ -1,0 +1,70 @@
+//go:build amd64 && !purego
+
+package kernel
+
+import "golang.org/x/sys/cpu"
+
+// nativeSets returns the sets written in assembly, the best first.
+func nativeSets() []*set { return []*set{setAvx512, setAvx2} }
+
+var setAvx512 = &set{
+	name: "avx512",
+	ok: func() bool {
+		return cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL
+	},
+	mr:            14,
+	lanes:         16,
+	tile:          func(t *tileArgs) { tileAvx512[t.cols/halfPanel-1][t.rows](t) },
+	transpose:     transposeAvx512,
+	transposeRows: 16,
+	softmaxTile:   softmaxTileAvx512,
+	unary: [Tanh + 1]func(dst, x *float32, n int){
+		GELU: geluAvx512, GELUTanh: geluTanhAvx512, QuickGELU: quickGeluAvx512, ReLU: reluAvx512,
+		SiLU: siluAvx512, ReLUSquared: reluSquaredAvx512, Tanh: tanhAvx512,
+	},
+	sum:      sumAvx512,
+	maxLanes: maxLanesAvx512,
+	squares:  squaresAvx512,
+	expSum:   expSumAvx512,
+	affine:   affineAvx512,
+	add:      addAvx512,
+	mul:      mulAvx512,
+	scale:    scaleAvx512,
+	finish:   finishAvx512,
+}
+
+var setAvx2 = &set{
+	name:          "avx2",
+	ok:            func() bool { return cpu.X86.HasAVX2 && cpu.X86.HasFMA },
+	mr:            6,
+	lanes:         8,
+	tile:          tileHalves,
+	transpose:     transposeAvx2,
+	transposeRows: 8,
+	softmaxTile:   softmaxTileAvx2,
+	unary: [Tanh + 1]func(dst, x *float32, n int){
+		GELU: geluAvx2, GELUTanh: geluTanhAvx2, QuickGELU: quickGeluAvx2, ReLU: reluAvx2,
+		SiLU: siluAvx2, ReLUSquared: reluSquaredAvx2, Tanh: tanhAvx2,
+	},
+	sum:      sumAvx2,
+	maxLanes: maxLanesAvx2,
+	squares:  squaresAvx2,
+	expSum:   expSumAvx2,
+	affine:   affineAvx2,
+	add:      addAvx2,
+	mul:      mulAvx2,
+	scale:    scaleAvx2,
+	finish:   finishAvx2,
+}
+
+// tileHalves computes the 32 columns of a tile as twice 16.
+func tileHalves(t *tileArgs) {
+	f := tileAvx2[0][t.rows]
+	f(t)
+	if t.cols > halfPanel {
+		c, b := t.c, t.b
+		t.c, t.b = add32(c, halfPanel), add32(b, halfPanel)
+		f(t)
+		t.c, t.b = c, b
+	}
+}
