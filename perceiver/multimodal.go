@@ -102,6 +102,9 @@ func (m *MultimodalAutoencoder) decoder(c Config, p weights.Scope, samples int, 
 	}
 }
 
+// QueryDim returns E, the width of a decoder query.
+func (m *MultimodalAutoencoder) QueryDim() int { return m.out.width }
+
 // Clip is a film with its sound.
 type Clip struct {
 	Film  Picture   // Size T, H, W; rows of 3 colours

@@ -15,8 +15,8 @@ type pixels struct {
 	notes  []string
 }
 
-func readProcessor(d *Dir) (*imageProcessor, error)        { return nil, nil }
-func defaultProcessor(side int) (*imageProcessor, error)   { return &imageProcessor{}, nil }
+func readProcessor(d *Dir) (*imageProcessor, error)       { return nil, nil }
+func defaultProcessor(side int) (*imageProcessor, error)  { return &imageProcessor{}, nil }
 func (p *imageProcessor) size(h, w int) (int, int, error) { return h, w, nil }
 func (p *imageProcessor) pixels(ctx context.Context, part Part, l media.Limits) (pixels, error) {
 	return pixels{}, errors.New("later")
