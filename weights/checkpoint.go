@@ -3,12 +3,12 @@ package weights
 import (
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -78,14 +78,33 @@ func (c *Checkpoint) add(f *os.File) error {
 		return err
 	}
 	c.files = append(c.files, m)
-	var head [4]byte
-	if _, err := f.ReadAt(head[:], 0); err != nil && err != io.EOF {
+	return c.read(f.Name(), m, info.Size())
+}
+
+// read reads the catalogue of a file's bytes; its beginning and its name say the format.
+func (c *Checkpoint) read(name string, m *mapped, size int64) error {
+	var head [9]byte
+	front, err := m.bytes(0, min(size, int64(len(head))))
+	if err != nil {
 		return err
 	}
-	if string(head[:]) == "PK\x03\x04" {
-		return c.addTorch(m, info.Size())
+	copy(head[:], front)
+	switch {
+	case string(head[:4]) == "PK\x03\x04":
+		return c.addTorch(m, size)
+	case head[8] != '{' && (head[0] == 0x80 || pickled(name)):
+		return c.addLegacy(m, size)
 	}
-	return c.addSafetensors(m, info.Size())
+	return c.addSafetensors(m, size)
+}
+
+// pickled reports whether a file's name says that PyTorch wrote it.
+func pickled(name string) bool {
+	switch strings.ToLower(filepath.Ext(name)) {
+	case ".bin", ".pt", ".pth", ".ckpt", ".pkl":
+		return true
+	}
+	return false
 }
 
 // put adds a tensor, unless the name is taken.
@@ -95,6 +114,17 @@ func (c *Checkpoint) put(name string, e entry) error {
 	}
 	c.entries[name] = e
 	return nil
+}
+
+// Parse reads a weight file that is in memory, such as an embedded one. name is what errors
+// call it. data must not change afterwards.
+func Parse(name string, data []byte) (*Checkpoint, error) {
+	c := &Checkpoint{path: name, entries: map[string]entry{}}
+	if err := c.read(name, inMemory(data), int64(len(data))); err != nil {
+		return nil, fmt.Errorf("weights: %s: %w", filepath.Base(name), err)
+	}
+	c.names = slices.Sorted(maps.Keys(c.entries))
+	return c, nil
 }
 
 // Names lists the tensors, sorted.

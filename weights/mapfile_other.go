@@ -8,8 +8,14 @@ import (
 	"os"
 )
 
-// mapped is a file that is read when asked.
-type mapped struct{ file *os.File }
+// mapped is a file that is read when asked, or bytes in memory.
+type mapped struct {
+	file *os.File
+	data []byte // when file is nil
+}
+
+// inMemory stands for a file of these bytes.
+func inMemory(data []byte) *mapped { return &mapped{data: data} }
 
 func mapFile(f *os.File, size int64) (*mapped, error) {
 	if int64(int(size)) != size {
@@ -24,6 +30,9 @@ func mapFile(f *os.File, size int64) (*mapped, error) {
 
 // bytes reads n bytes at off, which lie inside the file.
 func (m *mapped) bytes(off, n int64) ([]byte, error) {
+	if m.file == nil {
+		return m.data[off : off+n : off+n], nil
+	}
 	b := make([]byte, n)
 	if _, err := io.ReadFull(io.NewSectionReader(m.file, off, n), b); err != nil {
 		return nil, err
@@ -33,4 +42,9 @@ func (m *mapped) bytes(off, n int64) ([]byte, error) {
 
 func (m *mapped) drop(off, n int64) {}
 
-func (m *mapped) close() error { return m.file.Close() }
+func (m *mapped) close() error {
+	if m.file == nil {
+		return nil
+	}
+	return m.file.Close()
+}

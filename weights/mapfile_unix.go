@@ -9,8 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapped is a file's bytes, mapped read-only.
-type mapped struct{ data []byte }
+// mapped is a file's bytes, mapped read-only, or bytes in memory.
+type mapped struct {
+	data   []byte
+	memory bool
+}
+
+// inMemory stands for a file of these bytes.
+func inMemory(data []byte) *mapped { return &mapped{data: data, memory: true} }
 
 // mapFile maps all of f, whose size is given.
 func mapFile(f *os.File, size int64) (*mapped, error) {
@@ -29,12 +35,18 @@ func mapFile(f *os.File, size int64) (*mapped, error) {
 
 // bytes returns n bytes at off, which lie inside the file.
 func (m *mapped) bytes(off, n int64) ([]byte, error) {
+	if off+n > int64(len(m.data)) {
+		return nil, os.ErrClosed
+	}
 	return m.data[off : off+n : off+n], nil
 }
 
 // drop lets the system take back the whole pages inside a range. They are read again from
 // the file when touched.
 func (m *mapped) drop(off, n int64) {
+	if m.memory || m.data == nil {
+		return
+	}
 	page := int64(os.Getpagesize())
 	lo, hi := (off+page-1)/page*page, (off+n)/page*page
 	if lo < hi {
@@ -43,7 +55,7 @@ func (m *mapped) drop(off, n int64) {
 }
 
 func (m *mapped) close() error {
-	if m.data == nil {
+	if m.data == nil || m.memory {
 		return nil
 	}
 	data := m.data

@@ -1,0 +1,591 @@
+package weights
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"unicode/utf8"
+)
+
+// Limits of the unpickler. A checkpoint of twenty thousand tensors takes about a tenth of
+// each.
+const (
+	maxPickle      = 64 << 20  // bytes of the stream
+	maxPickleOps   = 16 << 20  // opcodes
+	maxPickleBytes = 256 << 20 // memory of what the stream makes, estimated
+	maxPickleDepth = 1 << 16   // marks open at a time
+)
+
+// The values a stream can make: nil, bool, int64, float64, string, []byte, and these.
+type (
+	pyTuple []any
+	pyList  struct{ items []any }
+	pyDict  struct{ keys, values []any }
+	// pyGlobal is a name from the allow-list; it is never looked up anywhere.
+	pyGlobal string
+	// pyStorage is what a persistent id stands for.
+	pyStorage struct {
+		dtype DType
+		key   string
+		numel int64
+	}
+	pyTensor struct {
+		storage pyStorage
+		offset  int64
+		shape   []int64
+		strides []int64
+	}
+)
+
+// allowed are the names a stream may mention. The value says what calling it does.
+var allowed = map[string]func(args pyTuple) (any, error){
+	"collections.OrderedDict":         callOrderedDict,
+	"torch._utils._rebuild_tensor_v2": callTensor,
+	"torch._utils._rebuild_tensor":    callTensor,
+	"torch._utils._rebuild_parameter": callParameter,
+	"torch.Size":                      callSize,
+	"torch.DoubleStorage":             nil,
+	"torch.FloatStorage":              nil,
+	"torch.HalfStorage":               nil,
+	"torch.BFloat16Storage":           nil,
+	"torch.LongStorage":               nil,
+	"torch.IntStorage":                nil,
+	"torch.ShortStorage":              nil,
+	"torch.CharStorage":               nil,
+	"torch.ByteStorage":               nil,
+	"torch.BoolStorage":               nil,
+}
+
+// storageTypes are the element types of storage classes.
+var storageTypes = func() map[pyGlobal]DType {
+	m := map[pyGlobal]DType{}
+	for dt, class := range torchStorages {
+		m[pyGlobal("torch."+class)] = dt
+	}
+	return m
+}()
+
+func init() {
+	for name := range storageTypes {
+		if _, ok := allowed[string(name)]; !ok {
+			panic("weights: storage class not allowed: " + string(name))
+		}
+	}
+}
+
+// unpickler reads a pickle stream of protocols 2 to 5. It builds plain data and tensor
+// descriptions; a name that is not on the allow-list ends it, and nothing is ever run.
+type unpickler struct {
+	in    []byte
+	at    int
+	stack []any
+	marks []int
+	memo  map[uint32]any
+	ops   int
+	spent int
+
+	storages map[string]DType
+}
+
+// unpickle reads one stream from the front of in and returns its value and what follows it.
+func unpickle(in []byte) (value any, rest []byte, err error) {
+	value, rest, _, err = unpickleStorages(in)
+	return value, rest, err
+}
+
+// unpickleStorages is unpickle, and returns the type of every storage mentioned by its key.
+func unpickleStorages(in []byte) (value any, rest []byte, storages map[string]DType, err error) {
+	u := &unpickler{in: in[:min(len(in), maxPickle)], memo: map[uint32]any{}, storages: map[string]DType{}}
+	value, err = u.run()
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("pickle: byte %d: %w", u.at, err)
+	}
+	return value, in[u.at:], u.storages, nil
+}
+
+func (u *unpickler) run() (any, error) {
+	if len(u.in) == 0 {
+		return nil, errors.New("empty stream")
+	}
+	for {
+		op, err := u.take(1)
+		if err != nil {
+			return nil, err
+		}
+		if u.ops++; u.ops > maxPickleOps {
+			return nil, fmt.Errorf("more than %d opcodes", maxPickleOps)
+		}
+		if op[0] == '.' {
+			break
+		}
+		if err := u.step(op[0]); err != nil {
+			return nil, err
+		}
+		if u.spent > maxPickleBytes {
+			return nil, fmt.Errorf("makes more than %d bytes of data", maxPickleBytes)
+		}
+	}
+	if len(u.stack) != 1 || len(u.marks) != 0 {
+		return nil, fmt.Errorf("stops with %d values and %d marks, want one value", len(u.stack), len(u.marks))
+	}
+	return u.stack[0], nil
+}
+
+// take returns the next n bytes.
+func (u *unpickler) take(n uint64) ([]byte, error) {
+	if n > uint64(len(u.in)-u.at) {
+		return nil, fmt.Errorf("%d bytes wanted, %d left", n, len(u.in)-u.at)
+	}
+	b := u.in[u.at : u.at+int(n)]
+	u.at += int(n)
+	return b, nil
+}
+
+// line returns the bytes up to the next newline.
+func (u *unpickler) line() (string, error) {
+	n := bytes.IndexByte(u.in[u.at:], '\n')
+	if n < 0 || n > 1024 {
+		return "", errors.New("name without an end")
+	}
+	s := string(u.in[u.at : u.at+n])
+	u.at += n + 1
+	return s, nil
+}
+
+// number reads an unsigned number of n bytes.
+func (u *unpickler) number(n int) (uint64, error) {
+	b, err := u.take(uint64(n))
+	if err != nil {
+		return 0, err
+	}
+	var wide [8]byte
+	copy(wide[:], b)
+	return binary.LittleEndian.Uint64(wide[:]), nil
+}
+
+// sized reads n bytes that a length of width bytes announces.
+func (u *unpickler) sized(width int) ([]byte, error) {
+	n, err := u.number(width)
+	if err != nil {
+		return nil, err
+	}
+	b, err := u.take(n)
+	u.spent += len(b)
+	return b, err
+}
+
+func (u *unpickler) push(v any) {
+	u.spent += 32
+	u.stack = append(u.stack, v)
+}
+
+// floor is the height below which the stack may not be popped: the last mark.
+func (u *unpickler) floor() int {
+	if n := len(u.marks); n > 0 {
+		return u.marks[n-1]
+	}
+	return 0
+}
+
+func (u *unpickler) pop() (any, error) {
+	if len(u.stack) <= u.floor() {
+		return nil, errors.New("stack underflow")
+	}
+	v := u.stack[len(u.stack)-1]
+	u.stack = u.stack[:len(u.stack)-1]
+	return v, nil
+}
+
+// popMark returns a copy of everything above the last mark.
+func (u *unpickler) popMark() ([]any, error) {
+	if len(u.marks) == 0 {
+		return nil, errors.New("no mark")
+	}
+	from := u.floor()
+	u.marks = u.marks[:len(u.marks)-1]
+	items := append([]any(nil), u.stack[from:]...)
+	u.spent += 16 * len(items)
+	clear(u.stack[from:])
+	u.stack = u.stack[:from]
+	return items, nil
+}
+
+func (u *unpickler) top() (any, error) {
+	if len(u.stack) <= u.floor() {
+		return nil, errors.New("stack underflow")
+	}
+	return u.stack[len(u.stack)-1], nil
+}
+
+// text pushes a string; it must be UTF-8.
+func (u *unpickler) text(width int) error {
+	b, err := u.sized(width)
+	if err != nil {
+		return err
+	}
+	if !utf8.Valid(b) {
+		return errors.New("string is not UTF-8")
+	}
+	u.push(string(b))
+	return nil
+}
+
+func (u *unpickler) data(width int) error {
+	b, err := u.sized(width)
+	if err != nil {
+		return err
+	}
+	u.push(append([]byte(nil), b...))
+	return nil
+}
+
+// unsigned pushes a number of width bytes.
+func (u *unpickler) unsigned(width int) error {
+	n, err := u.number(width)
+	if err != nil {
+		return err
+	}
+	u.push(int64(n))
+	return nil
+}
+
+// long pushes a signed number of up to eight bytes; longer ones are kept as bytes, for
+// PyTorch's magic number, and fit nowhere else.
+func (u *unpickler) long(width int) error {
+	n, err := u.number(width)
+	if err != nil {
+		return err
+	}
+	const most = 64
+	if n > most {
+		return fmt.Errorf("whole number of %d bytes, at most %d", n, most)
+	}
+	b, err := u.take(n)
+	if err != nil {
+		return err
+	}
+	if n > 8 {
+		u.push(append([]byte(nil), b...))
+		return nil
+	}
+	var v uint64
+	for i, x := range b {
+		v |= uint64(x) << (8 * i)
+	}
+	if n > 0 && n < 8 && b[n-1]&0x80 != 0 {
+		v |= ^uint64(0) << (8 * n)
+	}
+	u.push(int64(v))
+	return nil
+}
+
+// step performs one opcode.
+func (u *unpickler) step(op byte) error {
+	switch op {
+	case 0x80: // PROTO
+		v, err := u.number(1)
+		if err == nil && (v < 2 || v > 5) {
+			err = fmt.Errorf("protocol %d, want 2 to 5", v)
+		}
+		return err
+	case 0x95: // FRAME
+		n, err := u.number(8)
+		if err == nil && n > uint64(len(u.in)-u.at) {
+			err = fmt.Errorf("frame of %d bytes, %d left", n, len(u.in)-u.at)
+		}
+		return err
+	case 'N':
+		u.push(nil)
+	case 0x88:
+		u.push(true)
+	case 0x89:
+		u.push(false)
+	case 'K':
+		return u.unsigned(1)
+	case 'M':
+		return u.unsigned(2)
+	case 'J':
+		n, err := u.number(4)
+		u.push(int64(int32(n)))
+		return err
+	case 0x8a:
+		return u.long(1)
+	case 0x8b:
+		return u.long(4)
+	case 'G':
+		b, err := u.take(8)
+		if err == nil {
+			u.push(math.Float64frombits(binary.BigEndian.Uint64(b)))
+		}
+		return err
+	case 0x8c:
+		return u.text(1)
+	case 'X':
+		return u.text(4)
+	case 0x8d:
+		return u.text(8)
+	case 'C':
+		return u.data(1)
+	case 'B':
+		return u.data(4)
+	case 0x8e:
+		return u.data(8)
+	case 'c', 0x93, 'R', 'b', 'Q':
+		return u.call(op)
+	case 'q', 'r', 'h', 'j', 0x94:
+		return u.remember(op)
+	default:
+		return u.build(op)
+	}
+	return nil
+}
+
+// remember performs the opcodes of the memo.
+func (u *unpickler) remember(op byte) error {
+	width := 1
+	if op == 'r' || op == 'j' {
+		width = 4
+	}
+	var n uint64
+	var err error
+	if op == 0x94 { // MEMOIZE
+		n = uint64(len(u.memo))
+	} else if n, err = u.number(width); err != nil {
+		return err
+	}
+	if op == 'h' || op == 'j' {
+		v, ok := u.memo[uint32(n)]
+		if !ok {
+			return fmt.Errorf("memo has no entry %d", n)
+		}
+		u.push(v)
+		return nil
+	}
+	v, err := u.top()
+	if err != nil {
+		return err
+	}
+	u.spent += 48
+	u.memo[uint32(n)] = v
+	return nil
+}
+
+// build performs the opcodes that make tuples, lists and dictionaries.
+func (u *unpickler) build(op byte) error {
+	switch op {
+	case '(':
+		if len(u.marks) == maxPickleDepth {
+			return fmt.Errorf("more than %d open marks", maxPickleDepth)
+		}
+		u.marks = append(u.marks, len(u.stack))
+	case ')':
+		u.push(pyTuple(nil))
+	case ']':
+		u.push(&pyList{})
+	case '}':
+		u.push(&pyDict{})
+	case 't':
+		items, err := u.popMark()
+		if err != nil {
+			return err
+		}
+		u.push(pyTuple(items))
+	case 0x85, 0x86, 0x87:
+		n := int(op - 0x84)
+		if len(u.stack)-u.floor() < n {
+			return errors.New("stack underflow")
+		}
+		from := len(u.stack) - n
+		items := append(pyTuple(nil), u.stack[from:]...)
+		u.stack = u.stack[:from]
+		u.push(items)
+	case '0': // POP
+		if len(u.marks) > 0 && u.floor() == len(u.stack) {
+			u.marks = u.marks[:len(u.marks)-1]
+			return nil
+		}
+		_, err := u.pop()
+		return err
+	case '1': // POP_MARK
+		_, err := u.popMark()
+		return err
+	case '2': // DUP
+		v, err := u.top()
+		if err != nil {
+			return err
+		}
+		u.push(v)
+	case 'a':
+		v, err := u.pop()
+		if err != nil {
+			return err
+		}
+		return u.extend([]any{v})
+	case 'e':
+		items, err := u.popMark()
+		if err != nil {
+			return err
+		}
+		return u.extend(items)
+	case 's':
+		v, err := u.pop()
+		if err != nil {
+			return err
+		}
+		k, err := u.pop()
+		if err != nil {
+			return err
+		}
+		return u.set([]any{k, v})
+	case 'u':
+		items, err := u.popMark()
+		if err != nil {
+			return err
+		}
+		return u.set(items)
+	default:
+		return fmt.Errorf("opcode %#02x is not allowed", op)
+	}
+	return nil
+}
+
+func (u *unpickler) extend(items []any) error {
+	v, err := u.top()
+	if err != nil {
+		return err
+	}
+	l, ok := v.(*pyList)
+	if !ok {
+		return fmt.Errorf("append to %s", kindName(v))
+	}
+	u.spent += 16 * len(items)
+	l.items = append(l.items, items...)
+	return nil
+}
+
+func (u *unpickler) set(items []any) error {
+	v, err := u.top()
+	if err != nil {
+		return err
+	}
+	d, ok := v.(*pyDict)
+	if !ok {
+		return fmt.Errorf("set an item of %s", kindName(v))
+	}
+	if len(items)%2 != 0 {
+		return errors.New("a key without a value")
+	}
+	u.spent += 16 * len(items)
+	for i := 0; i < len(items); i += 2 {
+		d.keys = append(d.keys, items[i])
+		d.values = append(d.values, items[i+1])
+	}
+	return nil
+}
+
+// call performs the opcodes that name and use globals.
+func (u *unpickler) call(op byte) error {
+	switch op {
+	case 'c':
+		module, err := u.line()
+		if err != nil {
+			return err
+		}
+		name, err := u.line()
+		if err != nil {
+			return err
+		}
+		return u.global(module, name)
+	case 0x93: // STACK_GLOBAL
+		name, err := u.pop()
+		if err != nil {
+			return err
+		}
+		module, err := u.pop()
+		if err != nil {
+			return err
+		}
+		m, ok := module.(string)
+		n, ok2 := name.(string)
+		if !ok || !ok2 {
+			return errors.New("global without a name")
+		}
+		return u.global(m, n)
+	case 'R':
+		args, err := u.pop()
+		if err != nil {
+			return err
+		}
+		f, err := u.pop()
+		if err != nil {
+			return err
+		}
+		v, err := reduce(f, args)
+		if err != nil {
+			return err
+		}
+		u.spent += 128
+		u.push(v)
+	case 'b': // BUILD: the state of an OrderedDict ("_metadata") is of no use here
+		if _, err := u.pop(); err != nil {
+			return err
+		}
+		v, err := u.top()
+		if err != nil {
+			return err
+		}
+		if _, ok := v.(*pyDict); !ok {
+			return fmt.Errorf("state for %s", kindName(v))
+		}
+	case 'Q':
+		id, err := u.pop()
+		if err != nil {
+			return err
+		}
+		s, err := storageOf(id)
+		if err != nil {
+			return err
+		}
+		if dt, ok := u.storages[s.key]; ok && dt != s.dtype {
+			return fmt.Errorf("storage %q is both %s and %s", clip(s.key), dt, s.dtype)
+		}
+		u.storages[s.key] = s.dtype
+		u.spent += 256
+		u.push(s)
+	}
+	return nil
+}
+
+func (u *unpickler) global(module, name string) error {
+	full := module + "." + name
+	if _, ok := allowed[full]; !ok {
+		return fmt.Errorf("%q is not allowed in a checkpoint", clip(full))
+	}
+	u.push(pyGlobal(full))
+	return nil
+}
+
+// kindName says what a value is, for messages.
+func kindName(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "None"
+	case bool, int64, float64, string, []byte:
+		return fmt.Sprintf("a %T", v)
+	case pyTuple:
+		return "a tuple"
+	case *pyList:
+		return "a list"
+	case *pyDict:
+		return "a dictionary"
+	case pyGlobal:
+		return string(v)
+	case pyStorage:
+		return "a storage"
+	case *pyTensor:
+		return "a tensor"
+	}
+	return fmt.Sprintf("%T", v)
+}
