@@ -1,0 +1,354 @@
+package flamingo
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/mmserve/mmserve/internal/kernel"
+	"github.com/mmserve/mmserve/internal/nn"
+)
+
+// published is the union of the fields that published language model configurations use.
+type published struct {
+	ModelType string  `json:"model_type"`
+	Vocab     int     `json:"vocab_size"`
+	Width     int     `json:"hidden_size"`
+	Layers    int     `json:"num_hidden_layers"`
+	Heads     int     `json:"num_attention_heads"`
+	KVHeads   int     `json:"num_key_value_heads"`
+	HeadDim   int     `json:"head_dim"`
+	Hidden    int     `json:"intermediate_size"`
+	Context   int     `json:"max_position_embeddings"`
+	Window    *int    `json:"sliding_window"`
+	UseWindow *bool   `json:"use_sliding_window"`
+	Act       string  `json:"hidden_act"`
+	LNEps     float32 `json:"layer_norm_eps"`
+	RMSEps    float32 `json:"rms_norm_eps"`
+	Tied      *bool   `json:"tie_word_embeddings"`
+	AttnBias  *bool   `json:"attention_bias"`
+
+	RotaryPct   *float64        `json:"rotary_pct"`
+	RotaryBase  float64         `json:"rotary_emb_base"`
+	RopeTheta   float64         `json:"rope_theta"`
+	RopeScaling json.RawMessage `json:"rope_scaling"`
+	Parallel    *bool           `json:"use_parallel_residual"`
+
+	// MPT
+	DModel    int     `json:"d_model"`
+	NHeads    int     `json:"n_heads"`
+	NLayers   int     `json:"n_layers"`
+	Expansion float64 `json:"expansion_ratio"`
+	MLPRatio  float64 `json:"mlp_ratio"` // MosaicGPT's word for it
+	MaxSeq    int     `json:"max_seq_len"`
+	NoBias    *bool   `json:"no_bias"`
+	LNEpsilon float32 `json:"layer_norm_epsilon"`
+	Attn      *struct {
+		ALiBi   bool     `json:"alibi"`
+		BiasMax float64  `json:"alibi_bias_max"`
+		QKLN    bool     `json:"qk_ln"`
+		Clip    *float32 `json:"clip_qkv"`
+		Scale   *float32 `json:"softmax_scale"`
+		Type    string   `json:"attn_type"`
+	} `json:"attn_config"`
+	ALiBi   bool     `json:"alibi"` // MosaicGPT keeps these at the top
+	BiasMax float64  `json:"alibi_bias_max"`
+	QKLN    bool     `json:"attn_qk_ln"`
+	Clip    *float32 `json:"attn_clip_qkv"`
+	Scale   *float32 `json:"softmax_scale"`
+
+	// OPT
+	FFNDim     int    `json:"ffn_dim"`
+	ActFn      string `json:"activation_function"`
+	NormBefore *bool  `json:"do_layer_norm_before"`
+	Embed      int    `json:"word_embed_proj_dim"`
+
+	// Idefics
+	Extra      int    `json:"additional_vocab_size"`
+	Every      int    `json:"cross_layer_interval"`
+	AlphaType  string `json:"alpha_type"`
+	QKNorms    bool   `json:"qk_layer_norms"`
+	UseSampler *bool  `json:"use_resampler"`
+	EOS        *int   `json:"eos_token_id"`
+	ImageToken *int   `json:"image_token_id"`
+	Vision     struct {
+		EmbedDim   int `json:"embed_dim"`
+		HiddenSize int `json:"hidden_size"`
+	} `json:"vision_config"`
+	Text json.RawMessage `json:"text_config"`
+
+	// OpenFlamingo
+	EveryN     int             `json:"cross_attn_every_n_layers"`
+	BaseVocab  int             `json:"base_vocab_size"`
+	EOC        *int            `json:"eoc_token_id"`
+	MediaToken *int            `json:"media_token_id"`
+	Pad        *int            `json:"pad_token_id"`
+	Lang       json.RawMessage `json:"lang_config"`
+	Gated      struct {
+		DimHead   int   `json:"dim_head"`
+		Heads     int   `json:"heads"`
+		FFMult    int   `json:"ff_mult"`
+		DimVisual int   `json:"dim_visual"`
+		Immediate *bool `json:"only_attend_immediate_media"`
+	} `json:"gated_cross_attn"`
+}
+
+// ParseConfig reads a published config.json: a language model's own (gpt_neox, mpt,
+// mosaic_gpt, llama, mistral, qwen2, opt), or a model with pictures (openflamingo, idefics,
+// idefics2), where the language model and its cross-attention are read.
+func ParseConfig(data []byte) (Config, error) {
+	var p published
+	if err := json.Unmarshal(data, &p); err != nil {
+		return Config{}, fmt.Errorf("flamingo: config: %w", err)
+	}
+	c, err := p.config()
+	if err != nil {
+		return Config{}, err
+	}
+	return c, c.validate()
+}
+
+func (p published) config() (Config, error) {
+	switch p.ModelType {
+	case "gpt_neox":
+		return p.gptNeoX()
+	case "mpt", "mosaic_gpt":
+		return p.mpt()
+	case "llama", "mistral", "qwen2":
+		return p.llama()
+	case "opt":
+		return p.opt()
+	case "openflamingo":
+		return p.openFlamingo()
+	case "idefics":
+		return p.idefics()
+	case "idefics2":
+		return p.idefics2()
+	}
+	return Config{}, fmt.Errorf("flamingo: config: no language model is known for model_type %q", p.ModelType)
+}
+
+func (p published) gptNeoX() (Config, error) {
+	act, err := nn.ParseAct(orText(p.Act, "gelu"))
+	if err != nil {
+		return Config{}, fmt.Errorf("flamingo: config: %w", err)
+	}
+	c := Config{
+		Arch: GPTNeoX, Vocab: or(p.Vocab, 50432), Width: or(p.Width, 6144), Layers: or(p.Layers, 44), Heads: or(p.Heads, 64),
+		Hidden: or(p.Hidden, 24576), Context: or(p.Context, 2048), Act: act, Eps: orEps(p.LNEps, 1e-5), Bias: true, QKVBias: value(p.AttnBias, true),
+		Tied: value(p.Tied, false), Parallel: value(p.Parallel, true), Soft: -1,
+	}
+	if err := p.plainRope(); err != nil {
+		return c, err
+	}
+	c.HeadDim = headDim(c, 0)
+	pct := 0.25
+	if p.RotaryPct != nil {
+		pct = *p.RotaryPct
+	}
+	c.RotaryDim = int(float64(c.HeadDim) * pct)
+	c.RotaryBase = orFloat(p.RotaryBase, orFloat(p.RopeTheta, 10000))
+	return c, nil
+}
+
+func (p published) mpt() (Config, error) {
+	c := Config{
+		Arch: MPT, Vocab: or(p.Vocab, 50368), Width: or(p.DModel, 2048), Layers: or(p.NLayers, 24), Heads: or(p.NHeads, 16),
+		Context: or(p.MaxSeq, 2048), Act: kernel.GELU, Eps: orEps(p.LNEpsilon, 1e-5), Tied: value(p.Tied, true), Bias: !value(p.NoBias, true),
+		OldMPT: p.ModelType == "mosaic_gpt", Soft: -1,
+	}
+	c.QKVBias = c.Bias
+	c.HeadDim = headDim(c, 0)
+	ratio := orFloat(p.Expansion, orFloat(p.MLPRatio, 4))
+	c.Hidden = int(ratio * float64(c.Width))
+	alibi, top, clip, scale := p.ALiBi, p.BiasMax, p.Clip, p.Scale
+	c.QKNorm = p.QKLN
+	if p.Attn != nil {
+		alibi, top, clip, scale, c.QKNorm = p.Attn.ALiBi, p.Attn.BiasMax, p.Attn.Clip, p.Attn.Scale, p.Attn.QKLN
+		if t := p.Attn.Type; t != "" && t != "multihead_attention" {
+			return c, fmt.Errorf("flamingo: config: attn_type %q of mpt: only multihead_attention is known", t)
+		}
+	} else if !c.OldMPT {
+		alibi = true
+	}
+	if !alibi {
+		return c, fmt.Errorf("flamingo: config: mpt without alibi: learned positions are not known here")
+	}
+	c.ALiBiMax = orFloat(top, 8)
+	if clip != nil {
+		c.Clip = *clip
+	}
+	if scale != nil {
+		c.Scale = *scale
+	}
+	return c, nil
+}
+
+func (p published) llama() (Config, error) {
+	act, err := nn.ParseAct(orText(p.Act, "silu"))
+	if err != nil {
+		return Config{}, fmt.Errorf("flamingo: config: %w", err)
+	}
+	c := Config{
+		Arch: LLaMA, Vocab: or(p.Vocab, 32000), Width: or(p.Width, 4096), Layers: or(p.Layers, 32), Heads: or(p.Heads, 32), KVHeads: p.KVHeads,
+		Hidden: or(p.Hidden, 11008), Context: or(p.Context, 2048), Act: act, Eps: orEps(p.RMSEps, 1e-6), Tied: value(p.Tied, false),
+		QKVBias: value(p.AttnBias, p.ModelType == "qwen2"), RotaryBase: orFloat(p.RopeTheta, 10000), Soft: -1,
+	}
+	c.Bias = p.ModelType != "qwen2" && value(p.AttnBias, false) // of the output projection
+	if p.ModelType == "mistral" {
+		c.KVHeads = or(c.KVHeads, 8)
+		c.Hidden = or(p.Hidden, 14336)
+		c.Context = or(p.Context, 4096*32)
+	}
+	if p.Window != nil && *p.Window > 0 && (p.ModelType == "mistral" || value(p.UseWindow, false)) {
+		c.Context = min(c.Context, *p.Window) // inside the window its mask changes nothing
+	}
+	if err := p.plainRope(); err != nil {
+		return c, err
+	}
+	c.HeadDim = headDim(c, p.HeadDim)
+	c.RotaryDim = c.HeadDim
+	return c, nil
+}
+
+// plainRope refuses rotary embeddings that are stretched in ways not computed here.
+func (p published) plainRope() error {
+	text := strings.TrimSpace(string(p.RopeScaling))
+	if text == "" || text == "null" {
+		return nil
+	}
+	var kind struct {
+		Type     string `json:"type"`
+		RopeType string `json:"rope_type"`
+	}
+	if json.Unmarshal(p.RopeScaling, &kind) == nil && (kind.Type == "default" || kind.RopeType == "default") {
+		return nil
+	}
+	return fmt.Errorf("flamingo: config: rope_scaling %s is not known here", text)
+}
+
+func (p published) opt() (Config, error) {
+	act, err := nn.ParseAct(orText(p.ActFn, "relu"))
+	if err != nil {
+		return Config{}, fmt.Errorf("flamingo: config: %w", err)
+	}
+	c := Config{
+		Arch: OPT, Vocab: or(p.Vocab, 50272), Width: or(p.Width, 768), Layers: or(p.Layers, 12), Heads: or(p.Heads, 12),
+		Hidden: or(p.FFNDim, 3072), Context: or(p.Context, 2048), Act: act, Eps: 1e-5, Bias: true, QKVBias: true, Tied: value(p.Tied, true), Soft: -1,
+	}
+	if !value(p.NormBefore, true) || p.Embed != 0 && p.Embed != c.Width {
+		return c, fmt.Errorf("flamingo: config: opt with post-norm layers or a projected embedding (opt-350m) is not known here")
+	}
+	c.HeadDim = headDim(c, 0)
+	return c, nil
+}
+
+// openFlamingo reads the language model of lang_config and the layers put into it. The
+// vocabulary is the resized one: <|endofchunk|>, <image> and, where the tokenizer had none,
+// <PAD> follow the base vocabulary.
+func (p published) openFlamingo() (Config, error) {
+	c, err := ParseConfig(p.Lang)
+	if err != nil {
+		return c, err
+	}
+	if p.MediaToken == nil {
+		return c, fmt.Errorf("flamingo: config: openflamingo without media_token_id")
+	}
+	last := *p.MediaToken
+	for _, id := range []*int{p.EOC, p.Pad} {
+		if id != nil {
+			last = max(last, *id)
+		}
+	}
+	c.Vocab = last + 1
+	visual := or(p.Gated.DimVisual, p.Vision.HiddenSize)
+	c.Cross = &Cross{
+		Kind: OpenFlamingoCross, Every: or(p.EveryN, 1), Media: visual, Heads: or(p.Gated.Heads, 8), HeadDim: or(p.Gated.DimHead, 64),
+		Hidden: or(p.Gated.FFMult, 4) * c.Width, Eps: 1e-5, AllPrevious: !value(p.Gated.Immediate, true),
+		MediaToken: *p.MediaToken, EndToken: -1,
+	}
+	return c, nil
+}
+
+// idefics reads Idefics v1: a LLaMA with an additional vocabulary whose last two tokens are
+// <fake_token_around_image> and <image>.
+func (p published) idefics() (Config, error) {
+	c, err := p.llama()
+	if err != nil {
+		return c, err
+	}
+	c.Extra = p.Extra
+	end := -1
+	if p.EOS != nil {
+		end = *p.EOS
+	}
+	c.Cross = &Cross{
+		Kind: IdeficsCross, Every: or(p.Every, 1), Media: or(p.Vision.EmbedDim, 1280), Heads: c.Heads, HeadDim: c.HeadDim, Hidden: c.Hidden,
+		Eps: c.Eps, QKNorm: p.QKNorms, VectorGate: p.AlphaType == "vector", MediaToken: c.Vocab + 1, EndToken: end,
+	}
+	return c, nil
+}
+
+// idefics2 reads the text model of Idefics2, a Mistral whose <image> tokens are replaced.
+func (p published) idefics2() (Config, error) {
+	inner := published{ModelType: "mistral"}
+	if len(p.Text) > 0 {
+		if err := json.Unmarshal(p.Text, &inner); err != nil {
+			return Config{}, fmt.Errorf("flamingo: config: text_config: %w", err)
+		}
+	}
+	c, err := inner.config()
+	if err != nil {
+		return c, err
+	}
+	c.Soft = 32001
+	if p.ImageToken != nil {
+		c.Soft = *p.ImageToken
+	}
+	if p.Tied != nil {
+		c.Tied = *p.Tied
+	}
+	return c, nil
+}
+
+func headDim(c Config, own int) int {
+	if own > 0 || c.Heads < 1 {
+		return own
+	}
+	return c.Width / c.Heads
+}
+
+func or(v, otherwise int) int {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}
+
+func orText(v, otherwise string) string {
+	if v == "" {
+		return otherwise
+	}
+	return v
+}
+
+func orEps(v, otherwise float32) float32 {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}
+
+func orFloat(v, otherwise float64) float64 {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}
+
+func value[T any](v *T, otherwise T) T {
+	if v == nil {
+		return otherwise
+	}
+	return *v
+}
