@@ -47,7 +47,7 @@ func ParseCausalConfig(text []byte) (CausalConfig, error) {
 		MaxLatents:    f.integer("max_latents", 512, 1),
 		Channels:      f.integer("num_channels", 512, 1),
 		Heads:         f.integer("num_heads", 8, 1),
-		Layers:        f.integer("num_self_attention_layers", 8, 0),
+		Layers:        f.layers("num_self_attention_layers", 8, 0),
 		RotaryLayers:  f.integer("num_self_attention_rotary_layers", 1, -1),
 		SelfWidening:  f.integer("self_attention_widening_factor", 4, 1),
 		CrossWidening: f.integer("cross_attention_widening_factor", 4, 1),

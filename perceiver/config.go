@@ -60,8 +60,8 @@ func ParseConfig(text []byte) (Config, error) {
 		NumLatents:           f.integer("num_latents", 256, 1),
 		LatentDim:            f.integer("d_latents", 1280, 1),
 		ModelDim:             f.integer("d_model", 768, 0),
-		NumBlocks:            f.integer("num_blocks", 1, 1),
-		SelfPerBlock:         f.integer("num_self_attends_per_block", 26, 1),
+		NumBlocks:            f.layers("num_blocks", 1, 1),
+		SelfPerBlock:         f.layers("num_self_attends_per_block", 26, 1),
 		SelfHeads:            f.integer("num_self_attention_heads", 8, 1),
 		CrossHeads:           f.integer("num_cross_attention_heads", 8, 1),
 		QKChannels:           f.optional("qk_channels"),
@@ -140,6 +140,10 @@ func (c *Config) check(f *fields) {
 	if len(c.TrainSize) != 2 {
 		f.fault("%q: want height and width, got %v", "train_size", c.TrainSize)
 	}
+	f.product("train_size", c.TrainSize)
+	f.product("output_shape", c.OutputShape)
+	f.product("image_size", []int{c.ImageSize, c.ImageSize})
+	f.product("num_frames", []int{c.NumFrames, c.AudioSamplesPerFrame})
 	if len(c.OutputShape) != 4 {
 		f.fault("%q: want batch, frames, height and width, got %v", "output_shape", c.OutputShape)
 	}

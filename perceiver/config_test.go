@@ -183,3 +183,19 @@ func TestInputFaults(t *testing.T) {
 		}
 	}
 }
+
+// FuzzConfig: no text makes a parser panic, and what is accepted is within bounds.
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(`{"architectures": ["PerceiverModel"], "d_latents": 32, "id2label": {"0": "a"}, "train_size": [3, 4]}`))
+	f.Add([]byte(`{"architectures": ["Perceiver"], "num_freq_bands": 2, "max_freq": 3.5, "depth": 1, "input_axis": 9}`))
+	f.Add([]byte(`{"model_config": {"num_channels": 32, "num_heads": 4, "max_latents": 3}}`))
+	f.Add([]byte(`{"model_config": [], "output_shape": [16777216, 16777216, 16777216, 16777216]}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if c, err := perceiver.ParseConfig(text); err == nil && (c.NumLabels < 1 || c.LatentDim%c.SelfHeads != 0) {
+			t.Fatalf("accepted %+v", c)
+		}
+		perceiver.ParseOriginalConfig(text)
+		perceiver.ParseCausalConfig(text)
+		perceiver.Architecture(text)
+	})
+}

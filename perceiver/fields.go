@@ -72,6 +72,31 @@ func (f *fields) integer(key string, def, least int) int {
 	return int(x)
 }
 
+// maxLayers bounds counts of layers: a constructor loops over them.
+const maxLayers = 4096
+
+// layers reads a number of layers.
+func (f *fields) layers(key string, def, least int) int {
+	n := f.integer(key, def, least)
+	if n > maxLayers {
+		f.fault("%q: %d, want at most %d", key, n, maxLayers)
+		return least
+	}
+	return n
+}
+
+// product refuses sizes whose product is beyond the rows of a grid.
+func (f *fields) product(key string, sizes []int) {
+	n := 1
+	for _, d := range sizes {
+		if n > maxRows/d {
+			f.fault("%q: %v is more than %d points", key, sizes, maxRows)
+			return
+		}
+		n *= d
+	}
+}
+
 // optional reads a positive whole number or null, which is 0.
 func (f *fields) optional(key string) int {
 	if !f.has(key) {

@@ -51,10 +51,10 @@ func ParseOriginalConfig(text []byte) (OriginalConfig, error) {
 		NumClasses:    f.integer("num_classes", 1000, 1),
 		Tied:          f.flag("weight_tie_layers", false),
 		Fourier:       f.flag("fourier_encode_data", true),
-		SelfPerCross:  f.integer("self_per_cross_attn", 1, 0),
+		SelfPerCross:  f.layers("self_per_cross_attn", 1, 0),
 		Head:          f.flag("final_classifier_head", true),
 		Bands:         f.integer("num_freq_bands", 1, 1),
-		Depth:         f.integer("depth", 1, 1),
+		Depth:         f.layers("depth", 1, 1),
 		MaxFreq:       f.number("max_freq", 1),
 	}
 	for _, key := range []string{"num_freq_bands", "depth", "max_freq"} {
@@ -62,8 +62,12 @@ func ParseOriginalConfig(text []byte) (OriginalConfig, error) {
 			f.fault("%q: required", key)
 		}
 	}
+	if !(c.MaxFreq > 0 && c.MaxFreq < maxSize) {
+		f.fault("%q: %v, want a number in (0, %d)", "max_freq", c.MaxFreq, maxSize)
+	}
 	if c.InputAxes > 8 {
 		f.fault("%q: %d, want at most 8", "input_axis", c.InputAxes)
+		c.InputAxes = 1
 	}
 	if f.has("inverted_cross_attn") && f.flag("inverted_cross_attn", false) {
 		f.fault("%q: only false is supported", "inverted_cross_attn")
