@@ -51,7 +51,7 @@ var pointTypes = []struct{ mediaType, format string }{
 	{"model/x-off", "off"}, {"application/x-off", "off"},
 	{"model/obj", "obj"}, {"application/x-npy", "npy"},
 	{"text/x-xyz", "xyz"}, {"text/csv", "xyz"},
-	{"application/vnd.laszip", "las"}, {"model/gltf-binary", "glb"},
+	{"application/json", "json"}, {"application/vnd.laszip", "las"}, {"model/gltf-binary", "glb"},
 }
 
 // pointAdapter reads point clouds.
@@ -137,7 +137,9 @@ func (a *pointAdapter) Info() Info {
 		Streams: a.o.Points > 0 && a.o.Sampling != "farthest" || a.o.Points == 0 && a.o.Scaling == "none",
 	}
 	for _, t := range pointTypes {
-		info.MediaTypes = append(info.MediaTypes, t.mediaType)
+		if t.format != "json" { // most JSON is something else
+			info.MediaTypes = append(info.MediaTypes, t.mediaType)
+		}
 	}
 	return info
 }
@@ -147,8 +149,8 @@ func (a *pointAdapter) Sniff(h Header) (string, float64) {
 	switch format := pointfile.Sniff(h.Head); format {
 	case "":
 		return "", 0
-	case "xyz":
-		return "text/x-xyz", 0.7
+	case "xyz", "json":
+		return typeOfPoints(format), 0.7
 	default:
 		return typeOfPoints(format), 1
 	}

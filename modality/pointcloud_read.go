@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 
+	"github.com/mmserve/mmserve/internal/kernel"
 	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/modality/pointfile"
 )
@@ -172,6 +173,23 @@ type pointLayout struct {
 	frame    frame
 }
 
+// rows writes the rows of some points. Sines cost far more than all else here, so they are
+// divided among the threads.
+func (l *pointLayout) rows(dst []float32, ld int, points []pointfile.Point) {
+	const part = 64
+	if l.fourier == nil || len(points) <= part {
+		for i := range points {
+			l.row(dst[i*ld:], &points[i])
+		}
+		return
+	}
+	kernel.Parallel((len(points)+part-1)/part, func(k int) {
+		for i := k * part; i < min((k+1)*part, len(points)); i++ {
+			l.row(dst[i*ld:], &points[i])
+		}
+	})
+}
+
 func (l *pointLayout) row(dst []float32, p *pointfile.Point) {
 	for _, f := range l.features {
 		switch f {
@@ -203,9 +221,7 @@ func (h *pointHeld) Dims() (m, c int) { return len(h.points), h.layout.width }
 
 // Read implements Content.
 func (h *pointHeld) Read(dst []float32, ld, from, to int) error {
-	for i := from; i < to; i++ {
-		h.layout.row(dst[(i-from)*ld:], &h.points[i])
-	}
+	h.layout.rows(dst, ld, h.points[from:to])
 	return nil
 }
 
@@ -251,9 +267,7 @@ func (s *pointStream) Read(dst []float32, ld, from, to int) error {
 			continue
 		}
 		n := min(to-s.at, len(s.have))
-		for i := range n {
-			s.layout.row(dst[(s.at+i-from)*ld:], &s.have[i])
-		}
+		s.layout.rows(dst[(s.at-from)*ld:], ld, s.have[:n])
 		s.at, s.have = s.at+n, s.have[n:]
 	}
 	return nil

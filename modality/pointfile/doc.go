@@ -1,5 +1,5 @@
-// Package pointfile reads point clouds: PLY, PCD, OFF, OBJ vertices, LAS, NPY and delimited
-// text, as a forward stream of points.
+// Package pointfile reads point clouds: PLY, PCD, OFF, OBJ vertices, LAS, NPY, delimited text
+// and JSON arrays, as a forward stream of points.
 //
 //	r, err := pointfile.Open(f, pointfile.Options{Size: size})
 //	// r.Header now says how many points and which attributes, and the claims have been

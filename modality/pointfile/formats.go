@@ -9,13 +9,14 @@ import (
 // formats has every format that is read, by name. An open function reads the header into r
 // and sets r.body.
 var formats = map[string]func(r *Reader, in *input, o *Options) error{
-	"las": openLAS,
-	"npy": openNPY,
-	"obj": openOBJ,
-	"off": openOFF,
-	"pcd": openPCD,
-	"ply": openPLY,
-	"xyz": openXYZ,
+	"json": openJSON,
+	"las":  openLAS,
+	"npy":  openNPY,
+	"obj":  openOBJ,
+	"off":  openOFF,
+	"pcd":  openPCD,
+	"ply":  openPLY,
+	"xyz":  openXYZ,
 }
 
 // extensions maps file name endings to formats, those we only refuse by name included.
@@ -29,7 +30,7 @@ var extensions = map[string]string{
 func FormatOf(name string) string { return extensions[strings.ToLower(path.Ext(name))] }
 
 // Sniff returns the format whose magic the first bytes of a file carry, "xyz" for text whose
-// first lines look like numbers, or "". OBJ has no magic.
+// first lines look like numbers, "json" for arrays in an array, or "". OBJ has no magic.
 func Sniff(prefix []byte) string {
 	switch {
 	case bytes.HasPrefix(prefix, []byte("ply")) && (len(prefix) == 3 || isSpace(prefix[3])):
@@ -44,6 +45,8 @@ func Sniff(prefix []byte) string {
 		return "pcd"
 	case looksLikeOFF(prefix):
 		return "off"
+	case looksLikeJSON(prefix):
+		return "json"
 	case looksLikeNumbers(prefix):
 		return "xyz"
 	}
@@ -53,7 +56,7 @@ func Sniff(prefix []byte) string {
 // pick decides the format of an input: magic bytes first, then what the caller knows.
 func pick(prefix []byte, hint string) string {
 	found := Sniff(prefix)
-	if found == "" || found == "xyz" && hint != "" {
+	if found == "" || (found == "xyz" || found == "json") && hint != "" {
 		return hint
 	}
 	return found

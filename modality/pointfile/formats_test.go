@@ -114,6 +114,7 @@ func TestFormats(t *testing.T) {
 		{"tabs", "", []byte("1\t2\t3\t255\t0\t51\n"), colored},
 		{"pts", "", []byte("1\n1 2 3 -700 255 0 51\n"), pointfile.Point{XYZ: plain.XYZ, Color: colored.Color, Intensity: -700}},
 		{"byte order mark", "", []byte("\xef\xbb\xbf1 2 3\n"), plain},
+		{"json", "", []byte(" [[1, 2 ,3 , 255, 0,51 ]\n] \n"), colored},
 		{"las 1.0", "", las(0, 0, 20), lasPoint},
 		{"las 1.2 format 2", "", las(2, 2, 26), lasColor},
 		{"las 1.3 format 5", "", las(3, 5, 63), lasColor},
@@ -168,6 +169,10 @@ func TestRefusals(t *testing.T) {
 		{"glb", "", "glTF\x02\x00\x00\x00", media.Unsupported},
 		{"off binary", "", "OFF BINARY\n", media.Unsupported},
 		{"a line without end", "", "1 2 3 " + strings.Repeat("4 ", 1<<17), media.Malformed},
+		{"json too deep", "", strings.Repeat("[", 1<<17), media.Malformed},
+		{"json of another kind", "json", `{"a": 1}`, media.Malformed},
+		{"json rows", "", "[[1,2,3],[4,5]]", media.Malformed},
+		{"json cut off", "", "[[1,2,3],[4,5,6]", media.Truncated},
 		{"pts count", "", "1000000\n1 2 3 4 5 6 7\n", media.Truncated},
 	} {
 		t.Run(c.name, func(t *testing.T) {

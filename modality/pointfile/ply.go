@@ -58,7 +58,7 @@ func plyRoom(elements []plyElement, at, size int64, ascii bool) error {
 		if least > 0 && e.count > left/least {
 			return truncated("ply: %d of element %s need at least %d bytes each, %d left", e.count, e.name, least, left)
 		}
-		if least == 0 && e.count > 1<<20 {
+		if least == 0 && e.count > 0 {
 			return malformed("ply: %d of element %s, which has no properties", e.count, e.name)
 		}
 		left -= least * e.count

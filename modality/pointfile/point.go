@@ -29,7 +29,7 @@ func (p *Point) Finite() bool {
 
 // Header is what a file says about itself before its first point.
 type Header struct {
-	Format      string // ply, pcd, off, obj, las, npy or xyz
+	Format      string // ply, pcd, off, obj, las, npy, xyz or json
 	Encoding    string // ascii, binary_little_endian, binary_big_endian, binary_compressed
 	Version     string // of the format, where the file tells it
 	PointFormat int    // LAS point data record format
