@@ -22,7 +22,7 @@ type imageModel struct {
 	base
 	perceiverCase
 	net       *perceiver.ImageClassifier
-	processor *imageProcessor
+	processor *modality.ImageProcessor
 }
 
 func openImage(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model, error) {
@@ -96,10 +96,11 @@ func (m *imageModel) Plan(ctx context.Context, it Item) (Plan, error) {
 
 // plan adds the network's side to a picture's cost.
 func (m *imageModel) plan(cost modality.Cost) (Plan, error) {
-	h, w, err := m.processor.size(cost.Height, cost.Width)
-	if err != nil {
+	if err := m.processor.Check(cost.Width, cost.Height, m.limits); err != nil {
 		return Plan{}, err
 	}
+	size := m.processor.Sizes(cost.Width, cost.Height)[0]
+	h, w := size[0], size[1]
 	g := m.grid(h, w)
 	cost.Rows, cost.RowChannels = g[0]*g[1], m.net.Encoder.Channels()
 	cost.DecodedBytes += int64(12 * h * w)
@@ -122,12 +123,11 @@ func (m *imageModel) input(ctx context.Context, it Item) (tensor.Tensor, Plan, e
 	if err != nil {
 		return tensor.Tensor{}, plan, err
 	}
-	px, err := m.processor.pixels(ctx, it.Parts[0], m.limits)
+	v, notes, err := onePicture(ctx, m.processor, it.Parts[0], m.limits)
 	if err != nil {
 		return tensor.Tensor{}, plan, err
 	}
-	plan.Notes = append(plan.Notes, px.notes...)
-	v := px.values
+	plan.Notes = notes
 	return v.Reshape(append([]int{1}, v.Shape...)...), plan, nil
 }
 

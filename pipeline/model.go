@@ -226,3 +226,9 @@ type Generation struct {
 	Tokens       int    `json:"tokens"`
 	Stop         string `json:"finish_reason"` // "stop" or "length"
 }
+
+// Canary is a Model that knows a small input of its own, to be tried with now and then.
+type Canary interface {
+	Model
+	Canary() Item
+}

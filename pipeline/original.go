@@ -19,7 +19,7 @@ type originalModel struct {
 	base
 	perceiverCase
 	net       *perceiver.Original
-	processor *imageProcessor // nil without preprocessor_config.json
+	processor *modality.ImageProcessor // nil without preprocessor_config.json
 }
 
 func openOriginal(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model, error) {
@@ -83,12 +83,12 @@ func (m *originalModel) image(ctx context.Context, p Part) (perceiver.Picture, m
 		return perceiver.Picture{}, cost, err
 	}
 	if m.processor != nil {
-		px, err := m.processor.pixels(ctx, p, m.limits)
+		v, notes, err := onePicture(ctx, m.processor, p, m.limits)
 		if err != nil {
 			return perceiver.Picture{}, cost, err
 		}
-		cost.Rows, cost.Notes = px.values.Dim(1)*px.values.Dim(2), append(cost.Notes, px.notes...)
-		return perceiver.Planes(tensor.Of(px.values.Data, append([]int{1}, px.values.Shape...)...))[0], cost, nil
+		cost.Rows, cost.Notes = v.Dim(1)*v.Dim(2), notes
+		return perceiver.Planes(v.Reshape(append([]int{1}, v.Shape...)...))[0], cost, nil
 	}
 	f, err := m.base.picture(ctx, p)
 	if err != nil {

@@ -3,26 +3,62 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 
+	"github.com/mmserve/mmserve/modality"
+	"github.com/mmserve/mmserve/modality/imagefile"
 	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/tensor"
 )
 
-type imageProcessor struct{}
-
-type pixels struct {
-	values tensor.Tensor
-	notes  []string
+// readProcessor reads a directory's preprocessor_config.json; nil without one.
+func readProcessor(d *Dir) (*modality.ImageProcessor, error) {
+	text, err := d.File(preprocessorFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := modality.ParseImageProcessor(text)
+	if err != nil {
+		return nil, fmt.Errorf("pipeline: %s: %w", d.Path, err)
+	}
+	return p, nil
 }
 
-func readProcessor(d *Dir) (*imageProcessor, error)       { return nil, nil }
-func defaultProcessor(side int) (*imageProcessor, error)  { return &imageProcessor{}, nil }
-func (p *imageProcessor) size(h, w int) (int, int, error) { return h, w, nil }
-func (p *imageProcessor) pixels(ctx context.Context, part Part, l media.Limits) (pixels, error) {
-	return pixels{}, errors.New("later")
+// defaultProcessor is the published processor of the image classifiers, for pictures of side
+// pixels; the crop keeps the published ratio of 256 to 224.
+func defaultProcessor(side int) (*modality.ImageProcessor, error) {
+	return modality.ParseImageProcessor(mustJSON(map[string]any{
+		"image_processor_type": "PerceiverImageProcessor",
+		"size":                 map[string]int{"height": side, "width": side},
+		"crop_size":            map[string]int{"height": side * 256 / 224, "width": side * 256 / 224},
+	}))
 }
 
-// Preprocess prepares
+// onePicture prepares a part as the single picture a classifier takes: 3×H×W.
+func onePicture(ctx context.Context, p *modality.ImageProcessor, part Part, l media.Limits) (tensor.Tensor, []string, error) {
+	in := part.Input
+	in.Limits = l
+	px, err := p.Pixels(ctx, in, imagefile.Options{})
+	if err != nil {
+		return tensor.Tensor{}, nil, err
+	}
+	return px.Values.At(0), px.Notes, nil
+}
+
+// Preprocess prepares a picture as a preprocessor_config.json says: pictures×3×H×W, exactly
+// what the model would see.
 func Preprocess(ctx context.Context, config []byte, in media.Input) (tensor.Tensor, error) {
-	return tensor.Tensor{}, errors.New("later")
+	p, err := modality.ParseImageProcessor(config)
+	if err != nil {
+		return tensor.Tensor{}, err
+	}
+	px, err := p.Pixels(ctx, in, imagefile.Options{})
+	if err != nil {
+		return tensor.Tensor{}, err
+	}
+	return px.Values, nil
 }

@@ -1,0 +1,125 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/mmserve/mmserve/pipeline"
+)
+
+// canaryEvery is how often the real path is tried, and canaryAge how old a success may be.
+const (
+	canaryEvery = time.Second
+	canaryAge   = 2 * time.Second
+	canaryLimit = 10 * time.Second // of one try, queueing included
+)
+
+// canary remembers the last time a real request through the real path succeeded.
+type canary struct {
+	mu   sync.Mutex
+	last time.Time
+	err  error
+}
+
+func (c *canary) note(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = err
+	if err == nil {
+		c.last = time.Now()
+	}
+}
+
+func (c *canary) state() (time.Time, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last, c.err
+}
+
+// Watch keeps /readyz honest: it encodes a small input through the queue and the default
+// model again and again until ctx ends. Without a default model nothing is tried.
+func (s *Server) Watch(ctx context.Context) {
+	s.Handler()
+	tick := time.NewTicker(canaryEvery)
+	defer tick.Stop()
+	for {
+		s.canary.note(s.probe(ctx))
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// errNoCanary says that a model has no input small enough to try it with.
+var errNoCanary = errors.New("api: the model takes no canary")
+
+// probe runs one canary: it waits its turn in the queue like any request.
+func (s *Server) probe(ctx context.Context) (err error) {
+	defer recovered(&err)
+	ctx, cancel := context.WithTimeout(ctx, canaryLimit)
+	defer cancel()
+	name, err := s.model("")
+	if err != nil {
+		return nil // nothing is served by default: nothing to be unready for
+	}
+	m, release, err := s.Store.Acquire(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	c, ok := m.(pipeline.Canary)
+	if !ok {
+		return nil
+	}
+	it := c.Canary()
+	leave, err := s.queue.Enter(ctx, 0)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	_, err = m.Encode(ctx, it, pipeline.EncodeOptions{Outputs: []string{pipeline.OutputPooled}})
+	return err
+}
+
+// healthz answers whether the process serves at all.
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, map[string]string{"status": "alive"})
+}
+
+// ready reports why the server should get no requests, nil when it should.
+func (s *Server) ready() error {
+	if s.draining.Load() {
+		return problem(codeDraining, "the server is shutting down")
+	}
+	last, err := s.canary.state()
+	if err != nil {
+		return problem(codeDraining, "the last canary failed")
+	}
+	if busy := s.queue.Load().Running > 0; time.Since(last) > canaryAge && !busy {
+		return problem(codeDraining, fmt.Sprintf("no canary has passed in the last %.0f s", canaryAge.Seconds()))
+	}
+	return nil
+}
+
+// readyz answers whether a canary has passed recently and the server is not shutting down.
+func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) error {
+	if err := s.ready(); err != nil {
+		return err
+	}
+	return writeJSON(w, map[string]string{"status": "ready"})
+}
+
+// root points a person at what there is.
+func (s *Server) root(w http.ResponseWriter, r *http.Request) error {
+	if !s.NoUI {
+		http.Redirect(w, r, "/ui/", http.StatusFound)
+		return nil
+	}
+	return writeJSON(w, map[string]string{"name": "mmserve", "version": s.Version, "openapi": "/openapi.json"})
+}

@@ -1,0 +1,357 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/mmserve/mmserve/pipeline"
+)
+
+// embeddingsRequest is OpenAI's POST /v1/embeddings; input may also hold content parts.
+type embeddingsRequest struct {
+	Model      string          `json:"model"`
+	Input      json.RawMessage `json:"input"`
+	Format     string          `json:"encoding_format"` // float or base64
+	Dimensions int             `json:"dimensions"`
+	User       string          `json:"user"`
+}
+
+// embeddings answers OpenAI's embeddings route with unit-length pooled vectors.
+func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
+	var req embeddingsRequest
+	if err := decodeJSON(r.Body, &req); err != nil {
+		return err
+	}
+	if req.Format != "" && req.Format != "float" && req.Format != "base64" {
+		return fieldProblem("encoding_format", "wants float or base64, not "+quote(req.Format))
+	}
+	items, err := s.embeddingInputs(req.Input)
+	if err != nil {
+		return err
+	}
+	name, err := s.model(req.Model)
+	if err != nil {
+		return err
+	}
+	m, release, err := s.Store.Acquire(r.Context(), name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if req.Dimensions < 0 {
+		return fieldProblem("dimensions", "is negative")
+	}
+	j := &job{req: &workRequest{Model: name, Atomic: true}, items: items, model: m, release: release, ctx: r.Context()}
+	data := make([]any, 0, len(items))
+	tokens := 0
+	err = s.each(j, func(ctx context.Context, it pipeline.Item, res *result) (err error) {
+		res.encoding, err = m.Encode(ctx, it, pipeline.EncodeOptions{Outputs: []string{pipeline.OutputPooled}})
+		return err
+	}, func(i int, res *result) error {
+		v := res.encoding.Pooled
+		if req.Dimensions > len(v.Data) {
+			return fieldProblem("dimensions", fmt.Sprintf("is %d; the model gives %d", req.Dimensions, len(v.Data)))
+		}
+		if req.Dimensions > 0 {
+			v.Data, v.Shape = v.Data[:req.Dimensions], []int{req.Dimensions}
+		}
+		unit(v)
+		tokens += res.plan.Rows
+		entry := map[string]any{"object": "embedding", "index": i, "embedding": v.Data}
+		if req.Format == "base64" {
+			var b bytes.Buffer
+			binary.Write(&b, binary.LittleEndian, v.Data)
+			entry["embedding"] = base64.StdEncoding.EncodeToString(b.Bytes())
+		}
+		data = append(data, entry)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, map[string]any{
+		"object": "list", "model": name, "data": data,
+		"usage": map[string]int{"prompt_tokens": tokens, "total_tokens": tokens},
+	})
+}
+
+// embeddingInputs reads "input": a string, a list of strings, a content part, or a list of
+// content parts or of lists of them (one item each).
+func (s *Server) embeddingInputs(raw json.RawMessage) ([]pipeline.Item, error) {
+	var list []json.RawMessage
+	if json.Unmarshal(raw, &list) != nil {
+		list = []json.RawMessage{raw}
+	}
+	if len(list) == 0 || len(raw) == 0 {
+		return nil, fieldProblem("input", "is empty")
+	}
+	if len(list) > s.maxItems() {
+		return nil, s.tooManyItems(len(list))
+	}
+	items := make([]pipeline.Item, len(list))
+	for i, el := range list {
+		field := fmt.Sprintf("input[%d]", i)
+		var text string
+		var one wirePart
+		var several []wirePart
+		switch el = bytes.TrimSpace(el); {
+		case json.Unmarshal(el, &text) == nil:
+			items[i].Parts = []pipeline.Part{pipeline.TextPart(text)}
+			continue
+		case len(el) > 0 && el[0] == '{' && json.Unmarshal(el, &one) == nil:
+			several = []wirePart{one}
+		case len(el) > 0 && el[0] == '[' && json.Unmarshal(el, &several) == nil && len(several) > 0:
+		default:
+			return nil, fieldProblem(field, "is neither text nor content parts; lists of token ids are not taken")
+		}
+		for k, c := range several {
+			p, err := c.part(fmt.Sprintf("%s[%d]", field, k))
+			if err != nil {
+				return nil, err
+			}
+			items[i].Parts = append(items[i].Parts, p)
+		}
+	}
+	return items, nil
+}
+
+// chatRequest is OpenAI's POST /v1/chat/completions, as far as a small conditioned language
+// model goes.
+type chatRequest struct {
+	Model       string        `json:"model"`
+	Messages    []chatMessage `json:"messages"`
+	Stream      bool          `json:"stream"`
+	MaxTokens   int           `json:"max_tokens"`
+	MaxNew      int           `json:"max_completion_tokens"`
+	Temperature *float64      `json:"temperature"`
+	TopP        *float64      `json:"top_p"`
+	TopK        int           `json:"top_k"`
+	Seed        uint64        `json:"seed"`
+	Stop        stringList    `json:"stop"`
+	N           int           `json:"n"`
+	User        string        `json:"user"`
+}
+
+type chatMessage struct {
+	Role    string          `json:"role"`
+	Content json.RawMessage `json:"content"`
+	Name    string          `json:"name"`
+}
+
+// imageMark stands in a prompt's text where a medium goes.
+const imageMark = "<image>"
+
+// prompt turns messages into text with media between.
+func (c *chatRequest) prompt() (pipeline.Prompt, error) {
+	var p pipeline.Prompt
+	var text strings.Builder
+	for i, m := range c.Messages {
+		var s string
+		if json.Unmarshal(m.Content, &s) == nil {
+			text.WriteString(s)
+			continue
+		}
+		var parts []wirePart
+		if err := json.Unmarshal(m.Content, &parts); err != nil {
+			return p, fieldProblem(fmt.Sprintf("messages[%d].content", i), "is neither text nor content parts")
+		}
+		for k, part := range parts {
+			if part.Text != nil {
+				text.WriteString(strings.ReplaceAll(*part.Text, imageMark, ""))
+				continue
+			}
+			pp, err := part.part(fmt.Sprintf("messages[%d].content[%d]", i, k))
+			if err != nil {
+				return p, err
+			}
+			p.Parts = append(p.Parts, pp)
+			text.WriteString(imageMark)
+		}
+	}
+	p.Text = text.String()
+	if p.Text == "" {
+		return p, fieldProblem("messages", "hold no text and no media")
+	}
+	return p, nil
+}
+
+// chat answers OpenAI's chat route with the loaded conditioned language model.
+func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
+	var req chatRequest
+	if err := decodeJSON(r.Body, &req); err != nil {
+		return err
+	}
+	if req.N > 1 {
+		return fieldProblem("n", "is above 1")
+	}
+	p, err := req.prompt()
+	if err != nil {
+		return err
+	}
+	opt := pipeline.GenerateOptions{MaxTokens: max(req.MaxTokens, req.MaxNew), Seed: req.Seed, Stop: req.Stop, TopK: req.TopK, Temperature: 1}
+	if req.Temperature != nil {
+		opt.Temperature = *req.Temperature
+	}
+	if req.TopP != nil {
+		opt.TopP = *req.TopP
+	}
+	id := "chatcmpl-" + requestIDOf(r.Context())
+	begun := time.Now().Unix()
+	chunk := func(model string, delta any, reason any) map[string]any {
+		return map[string]any{
+			"id": id, "object": "chat.completion.chunk", "created": begun, "model": model,
+			"choices": []any{map[string]any{"index": 0, "delta": delta, "finish_reason": reason}},
+		}
+	}
+	return s.generating(w, r, req.Model, p, opt, generationWriter{
+		stream: req.Stream,
+		piece: func(model, text string) any {
+			return chunk(model, map[string]string{"role": "assistant", "content": text}, nil)
+		},
+		last: func(model string, g *pipeline.Generation) any {
+			return chunk(model, map[string]string{}, g.Stop)
+		},
+		whole: func(model string, g *pipeline.Generation) any {
+			return map[string]any{
+				"id": id, "object": "chat.completion", "created": begun, "model": model,
+				"choices": []any{map[string]any{
+					"index": 0, "finish_reason": g.Stop,
+					"message": map[string]string{"role": "assistant", "content": g.Text},
+				}},
+				"usage": map[string]int{"prompt_tokens": g.PromptTokens, "completion_tokens": g.Tokens, "total_tokens": g.PromptTokens + g.Tokens},
+			}
+		},
+	})
+}
+
+// generateRequest is the body of POST /v1/generate.
+type generateRequest struct {
+	Model       string     `json:"model"`
+	Prompt      string     `json:"prompt"`
+	Content     []wirePart `json:"content"` // media, in the order of "<image>" marks in the prompt
+	Stream      *bool      `json:"stream"`  // absent: server-sent events
+	MaxTokens   int        `json:"max_tokens"`
+	Temperature float64    `json:"temperature"`
+	TopK        int        `json:"top_k"`
+	TopP        float64    `json:"top_p"`
+	Seed        uint64     `json:"seed"`
+	Stop        stringList `json:"stop"`
+}
+
+// generate answers POST /v1/generate: text as server-sent events, or whole.
+func (s *Server) generate(w http.ResponseWriter, r *http.Request) error {
+	var req generateRequest
+	if err := decodeJSON(r.Body, &req); err != nil {
+		return err
+	}
+	p := pipeline.Prompt{Text: req.Prompt}
+	for k, c := range req.Content {
+		part, err := c.part(fmt.Sprintf("content[%d]", k))
+		if err != nil {
+			return err
+		}
+		p.Parts = append(p.Parts, part)
+	}
+	opt := pipeline.GenerateOptions{
+		MaxTokens: req.MaxTokens, Temperature: req.Temperature, TopK: req.TopK, TopP: req.TopP, Seed: req.Seed, Stop: req.Stop,
+	}
+	return s.generating(w, r, req.Model, p, opt, generationWriter{
+		stream: req.Stream == nil || *req.Stream,
+		piece:  func(_, text string) any { return map[string]string{"text": text} },
+		last:   func(_ string, g *pipeline.Generation) any { return g },
+		whole:  func(_ string, g *pipeline.Generation) any { return g },
+	})
+}
+
+// generationWriter words a generation for one dialect.
+type generationWriter struct {
+	stream bool
+	piece  func(model, text string) any
+	last   func(model string, g *pipeline.Generation) any
+	whole  func(model string, g *pipeline.Generation) any
+}
+
+// generating runs a conditioned language model and sends what it says.
+func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string, p pipeline.Prompt, opt pipeline.GenerateOptions, out generationWriter) error {
+	if opt.Temperature < 0 || opt.TopP < 0 || opt.TopP > 1 || opt.TopK < 0 || opt.MaxTokens < 0 || opt.MaxTokens > maxGenerated {
+		return fieldProblem("temperature, top_p, top_k or max_tokens", fmt.Sprintf("is out of range (max_tokens at most %d)", maxGenerated))
+	}
+	name, err := s.model(model)
+	if err != nil {
+		return err
+	}
+	m, release, err := s.Store.Acquire(r.Context(), name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	g, ok := m.(pipeline.Generator)
+	if !ok {
+		return fmt.Errorf("%w: %s has no language model", pipeline.ErrNoTask, name)
+	}
+	cost := 0.0
+	for _, part := range p.Parts {
+		plan, err := m.Plan(r.Context(), pipeline.Item{Parts: []pipeline.Part{part}})
+		if err != nil {
+			return err
+		}
+		cost += plan.FLOPs
+	}
+	leave, err := s.queue.Enter(r.Context(), cost)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if !out.stream {
+		res, err := g.Generate(r.Context(), p, opt, nil)
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, out.whole(name, res))
+	}
+	ev := events{w: w}
+	res, err := g.Generate(r.Context(), p, opt, func(text string) error { return ev.send(out.piece(name, text)) })
+	if err != nil {
+		return err
+	}
+	if err := ev.send(out.last(name, res)); err != nil {
+		return err
+	}
+	return ev.done()
+}
+
+// maxGenerated bounds the tokens of one generation.
+const maxGenerated = 4096
+
+// events writes server-sent events.
+type events struct{ w http.ResponseWriter }
+
+func (e events) send(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	e.w.Header().Set("Content-Type", "text/event-stream")
+	e.w.Header().Set("Cache-Control", "no-store")
+	if _, err := fmt.Fprintf(e.w, "data: %s\n\n", b); err != nil {
+		return err
+	}
+	return http.NewResponseController(e.w).Flush()
+}
+
+func (e events) done() error {
+	_, err := fmt.Fprint(e.w, "data: [DONE]\n\n")
+	return err
+}
+
+func requestIDOf(ctx context.Context) string {
+	id, _ := ctx.Value(requestIDKey{}).(string)
+	return id
+}
