@@ -299,19 +299,8 @@ func (a *videoAdapter) Describe(ctx context.Context, in Input) (Cost, Facts, err
 		}
 		if i == 0 {
 			cost.Width, cost.Height = img.Width, img.Height
-			facts.MeanRGB = frameMean(img.RGB(imagefile.DropAlpha))
+			facts = Facts{MeanRGB: img.Mean(), QuadrantMeanRGB: img.QuadrantMeans()}
 		}
 	}
 	return cost, facts, nil
-}
-
-func frameMean(p *imagefile.RGB) []float64 {
-	mean := make([]float64, 3)
-	for i, v := range p.Pix {
-		mean[i%3] += float64(v)
-	}
-	for k := range mean {
-		mean[k] /= float64(p.W * p.H)
-	}
-	return mean
 }

@@ -43,6 +43,14 @@ func openLAS(r *Reader, in *input, o *Options) error {
 		return truncated("las: %d points of %d bytes, %d bytes left", r.Points, h.record, o.Size-h.data)
 	}
 	fields, _ := r.attributes(h.fields())
+	if r.HasColor && h.smallColors(in) {
+		for i := range fields {
+			if c := fields[i].comp; c >= compR && c <= compB {
+				fields[i].scale = 1 / uint8Type.most()
+			}
+		}
+		r.Notes = append(r.Notes, "colours of the first points are below 256: taken for 8 bits")
+	}
 	skip := h.data - in.at()
 	r.body = &lasBody{skip: skip, records: records{in: in, size: int(h.record), order: binary.LittleEndian, fields: fields}}
 	return nil
@@ -106,6 +114,21 @@ func (h *lasHeader) fields() []field {
 		}
 	}
 	return out
+}
+
+// smallColors looks at the first points, where they lie within the window: the format wants
+// colours of 16 bits, and many writers store 8.
+func (h *lasHeader) smallColors(in *input) bool {
+	b, _ := in.Peek(window)
+	b = b[min(h.data-in.at(), int64(len(b))):]
+	top := uint16(0)
+	for i := uint64(0); i < h.points && int64(len(b)) >= h.record; i++ {
+		for k := range 3 {
+			top = max(top, binary.LittleEndian.Uint16(b[lasColors[h.format]+2*k:]))
+		}
+		b = b[h.record:]
+	}
+	return top > 0 && top < 256
 }
 
 // lasBody passes over variable length records before the first point.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/mmserve/mmserve/modality/pointfile"
@@ -110,7 +111,13 @@ func drain(r *pointfile.Reader) (*found, error) {
 func TestManifest(t *testing.T) {
 	for _, e := range manifest(t) {
 		t.Run(filepath.Base(e.File), func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
 			got, err := readFile(filepath.Join(mediaDir(), e.File))
+			runtime.ReadMemStats(&after)
+			if grown := after.TotalAlloc - before.TotalAlloc; grown > 4<<20 {
+				t.Errorf("%d bytes allocated", grown)
+			}
 			switch e.Validity {
 			case "malformed":
 				if err == nil {
