@@ -13,6 +13,8 @@ func commands() []command {
 		{"modalities", "[--json]", "list the media that are compiled in, with their options", modalities},
 		{"verify", "[--kernels SET] [--plain] DIR…", "compare a model with its reference outputs, stage by stage", verify},
 		{"bench", "--model DIR | --config FILE --random [--batch 1] [--seconds 10] [--json]", "measure a model's forward pass", bench},
+		{"serve", "[--addr 127.0.0.1:8080] [--models NAME=DIR] [--config FILE]", "serve models over HTTP", serve},
+		{"config", "[flags of serve]", "print the server's effective settings and where each came from", config},
 		{"import", "IN.bin|IN.pt OUT.safetensors", "convert a PyTorch weight file without running any of it", importWeights},
 		{"inspect", "[--json] FILE|DIR", "list tensors, shapes, types and the architecture", inspect},
 		{"version", "", "print the version", version},

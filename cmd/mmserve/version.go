@@ -14,10 +14,14 @@ func version(_ context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	if _, err := parse(fs, args); err != nil {
 		return err
 	}
-	v := "devel"
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		v = info.Main.Version
-	}
-	_, err := fmt.Fprintf(e.stdout, "mmserve %s %s/%s %s kernels %s\n", v, runtime.GOOS, runtime.GOARCH, runtime.Version(), kernel.Set())
+	_, err := fmt.Fprintf(e.stdout, "mmserve %s %s/%s %s kernels %s\n", buildVersion(), runtime.GOOS, runtime.GOARCH, runtime.Version(), kernel.Set())
 	return err
+}
+
+// buildVersion is the module's version as built, "devel" outside a release.
+func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "devel"
 }

@@ -33,8 +33,8 @@ func importWeights(_ context.Context, e *env, fs *flag.FlagSet, args []string) e
 
 // inspection is the JSON of inspect.
 type inspection struct {
-	Architecture string `json:"architecture,omitempty"`
-	Known        bool   `json:"known,omitempty"` // the architecture loads here
+	Architecture string      `json:"architecture,omitempty"`
+	Known        bool        `json:"known,omitempty"` // the architecture loads here
 	Tensors      []inspected `json:"tensors"`
 	Parameters   int64       `json:"parameters"`
 	Bytes        int64       `json:"bytes"`

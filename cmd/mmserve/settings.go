@@ -1,0 +1,195 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/mmserve/mmserve/api"
+)
+
+// settings are the server's options. Each has one name, as a flag (--max-body), in the
+// environment (MMSERVE_MAX_BODY) and in the configuration file (max-body:). A flag beats the
+// environment, which beats the file, which beats the default.
+type settings struct {
+	fs     *flag.FlagSet
+	origin map[string]string // where each value came from
+
+	config     string
+	addr       string
+	admin      string
+	models     modelList
+	def        string
+	dtype      string
+	kernels    string
+	threads    int
+	slots      int
+	maxBody    int64
+	maxItems   int
+	deadline   time.Duration
+	memory     int64
+	budget     int64
+	keys       string
+	tlsCert    string
+	tlsKey     string
+	drainDelay time.Duration
+	drainLimit time.Duration
+	noUI       bool
+	insecure   bool
+	logLevel   string
+	bodyRate   int64
+}
+
+// modelList is name=DIR pairs; a bare DIR is named by its last element.
+type modelList []string
+
+func (l *modelList) String() string { return strings.Join(*l, ",") }
+
+func (l *modelList) Set(s string) error {
+	for m := range strings.SplitSeq(s, ",") {
+		if m = strings.TrimSpace(m); m != "" {
+			*l = append(*l, m)
+		}
+	}
+	return nil
+}
+
+func newSettings(fs *flag.FlagSet) *settings {
+	s := &settings{fs: fs, origin: map[string]string{}}
+	fs.StringVar(&s.config, "config", "", "YAML `FILE` with any of these settings by name")
+	fs.StringVar(&s.addr, "addr", "127.0.0.1:8080", "address to listen on; beyond loopback only with keys")
+	fs.Var(&s.models, "models", "models to serve: `NAME=DIR`, comma-separated or repeated; empty serves the built-in one")
+	fs.StringVar(&s.def, "default-model", "", "the model of requests that name none; empty: the first")
+	fs.StringVar(&s.dtype, "dtype", "f32", "arithmetic: f32, bf16 or int8")
+	fs.StringVar(&s.kernels, "kernels", "", "kernel set: avx512, avx2, neon or portable; empty picks the best")
+	fs.IntVar(&s.threads, "threads", 0, "threads of the kernels; 0 means all cores")
+	fs.IntVar(&s.slots, "slots", 0, "passes that run at once; 0 means one a core")
+	fs.Int64Var(&s.maxBody, "max-body", 64<<20, "largest request body, in `BYTES`")
+	fs.IntVar(&s.maxItems, "max-items", 128, "most items of one request")
+	fs.DurationVar(&s.deadline, "deadline", time.Minute, "longest a request may take")
+	fs.Int64Var(&s.bodyRate, "body-rate", 4096, "least `BYTES` a second of an arriving body")
+	fs.Int64Var(&s.memory, "memory", 0, "soft limit of the process's memory, in `BYTES` (as GOMEMLIMIT); 0 leaves it")
+	fs.Int64Var(&s.budget, "model-budget", 0, "most `BYTES` of loaded weights; the least recently used model goes first; 0: no limit")
+	fs.StringVar(&s.keys, "keys", "", "YAML `FILE` of API keys: name, sha256, scopes, rate; none: no key is asked for")
+	fs.StringVar(&s.tlsCert, "tls-cert", "", "certificate `FILE` (PEM); read again when it changes on SIGHUP")
+	fs.StringVar(&s.tlsKey, "tls-key", "", "private key `FILE` of the certificate")
+	fs.DurationVar(&s.drainDelay, "drain-delay", 0, "wait between failing /readyz and closing the listener on shutdown")
+	fs.DurationVar(&s.drainLimit, "drain-limit", 30*time.Second, "longest wait for requests in flight on shutdown")
+	fs.BoolVar(&s.noUI, "no-ui", false, "leave the page at /ui/ out")
+	fs.BoolVar(&s.insecure, "insecure", false, "listen beyond loopback without keys all the same")
+	fs.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
+	return s
+}
+
+// envName is a setting's name in the environment.
+func envName(name string) string {
+	return "MMSERVE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+// load parses the command line, then fills what it left unsaid from the environment and the
+// file. An unknown name in the file is an error.
+func (s *settings) load(args []string) error {
+	rest, err := parse(s.fs, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return usagef("unexpected operand %q", rest[0])
+	}
+	s.fs.Visit(func(f *flag.Flag) { s.origin[f.Name] = "flag" })
+	var faults []string
+	set := func(f *flag.Flag, value, origin string) {
+		if s.origin[f.Name] != "" {
+			return
+		}
+		if err := s.fs.Set(f.Name, value); err != nil {
+			faults = append(faults, fmt.Sprintf("%s: %s=%q: %v", origin, f.Name, value, err))
+		}
+		s.origin[f.Name] = origin
+	}
+	s.fs.VisitAll(func(f *flag.Flag) {
+		if v, ok := os.LookupEnv(envName(f.Name)); ok {
+			set(f, v, "environment")
+		}
+	})
+	file, err := s.file()
+	if err != nil {
+		return err
+	}
+	for name, v := range file {
+		f := s.fs.Lookup(name)
+		if f == nil || name == "config" {
+			faults = append(faults, fmt.Sprintf("%s: unknown setting %q", s.config, name))
+			continue
+		}
+		set(f, fileValue(v), s.config)
+	}
+	if len(faults) > 0 {
+		slices.Sort(faults)
+		return fmt.Errorf("settings: %s", strings.Join(faults, "\n\t"))
+	}
+	return nil
+}
+
+// file reads the configuration file, if there is one.
+func (s *settings) file() (map[string]any, error) {
+	if s.config == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(s.config)
+	if err != nil {
+		return nil, fmt.Errorf("settings: %w", err)
+	}
+	var m map[string]any
+	if err := yaml.Unmarshal(b, &m); err != nil {
+		return nil, fmt.Errorf("settings: %s: %w", s.config, err)
+	}
+	return m, nil
+}
+
+// fileValue is a YAML value as a flag's text: lists are joined by commas, and a mapping
+// becomes name=value pairs.
+func fileValue(v any) string {
+	switch v := v.(type) {
+	case []any:
+		parts := make([]string, len(v))
+		for i, x := range v {
+			parts[i] = fileValue(x)
+		}
+		return strings.Join(parts, ",")
+	case map[string]any:
+		var parts []string
+		for k, x := range v {
+			parts = append(parts, k+"="+fileValue(x))
+		}
+		slices.Sort(parts)
+		return strings.Join(parts, ",")
+	}
+	return fmt.Sprint(v)
+}
+
+// readKeys reads a file of API keys: a list, or a mapping with the list under "keys".
+func readKeys(path string) ([]api.Key, error) {
+	if path == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("keys: %w", err)
+	}
+	var doc struct {
+		Keys []api.Key `yaml:"keys"`
+	}
+	if err := yaml.UnmarshalWithOptions(b, &doc, yaml.Strict()); err != nil {
+		return nil, fmt.Errorf("keys: %s: %w", path, err)
+	}
+	if len(doc.Keys) == 0 {
+		return nil, fmt.Errorf("keys: %s: no keys", path)
+	}
+	return doc.Keys, nil
+}
