@@ -1,6 +1,7 @@
 package resampler_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/mmserve/mmserve/internal/golden"
@@ -11,8 +12,8 @@ import (
 
 func TestReferenceCases(t *testing.T) {
 	golden.Each(t, "resampler", func(t *testing.T, c *refcase.Case) {
-		if c.FullSize && testing.Short() {
-			t.Skip("full size")
+		if c.FullSize && os.Getenv("MMSERVE_FULLSIZE") == "" {
+			t.Skip("set MMSERVE_FULLSIZE=1 to run published sizes")
 		}
 		var a tensor.Arena
 		got := golden.Trace(&a)

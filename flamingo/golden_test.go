@@ -1,0 +1,24 @@
+package flamingo_test
+
+import (
+	"testing"
+
+	"github.com/mmserve/mmserve/flamingo"
+	"github.com/mmserve/mmserve/internal/golden"
+	"github.com/mmserve/mmserve/internal/refcase"
+	"github.com/mmserve/mmserve/tensor"
+)
+
+func TestGatedBlockCases(t *testing.T) {
+	golden.Each(t, "flamingo", func(t *testing.T, c *refcase.Case) {
+		if c.Kind != "flamingo/gated_xattn_block" {
+			t.Skip("a whole model: see pipeline/conditioned")
+		}
+		var a tensor.Arena
+		got := golden.Trace(&a)
+		if err := flamingo.RunBlockCase(&a, c); err != nil {
+			t.Fatal(err)
+		}
+		golden.Compare(t, c, got)
+	})
+}
