@@ -129,26 +129,21 @@ type queries struct {
 	n      int       // queries; the last block may be short
 	blocks int       // blocks of 32
 	q      []float32 // [blocks][qk][32], scaled
-	o      []float32 // [blocks][v][32]
-	ml     []float32 // [blocks][2][32]: running maximum, running sum
+	o      []float32 // [blocks][v+1][32]: weighted sums of values, then of weights
+	ml     []float32 // [blocks][2][32]: running maximum, sum of the latest tile
 }
 
 // queryFloats is the memory of a group's state.
-func queryFloats(blocks, qk, v int) int { return blocks * panel * (qk + v + 2) }
+func queryFloats(blocks, qk, v int) int { return blocks * panel * (qk + v + 3) }
 
 func newQueries(mem []float32, n, qk, v int) queries {
 	b := (n + panel - 1) / panel
-	nq, no := b*qk*panel, b*v*panel
+	nq, no := b*qk*panel, b*(v+1)*panel
 	return queries{qk: qk, v: v, n: n, blocks: b, q: mem[:nq], o: mem[nq : nq+no], ml: mem[nq+no : nq+no+2*panel*b]}
 }
 
-// sums returns the sums of block b; nil when values have no width.
-func (u *queries) sums(b int) *float32 {
-	if u.v == 0 {
-		return nil
-	}
-	return &u.o[b*u.v*panel]
-}
+// sums returns the sums of block b: v rows of values, then one of weights.
+func (u *queries) sums(b int) []float32 { return u.o[b*(u.v+1)*panel : (b+1)*(u.v+1)*panel] }
 
 // start packs scaled queries (n×qk, row stride ldq) and clears the sums.
 func (u *queries) start(set *set, q []float32, ldq int, scale float32) {
@@ -173,8 +168,8 @@ func (u *queries) start(set *set, q []float32, ldq int, scale float32) {
 // finish writes the averages: n×v, row stride ldo. A query that saw no key gives zeros.
 func (u *queries) finish(set *set, out []float32, ldo int) {
 	for b := range u.blocks {
-		o := u.o[b*u.v*panel : (b+1)*u.v*panel]
-		inv := u.ml[(2*b+1)*panel : (2*b+2)*panel]
+		o := u.sums(b)
+		inv := o[u.v*panel:]
 		for i, sum := range inv {
 			if sum != 0 {
 				inv[i] = 1 / sum
@@ -276,7 +271,8 @@ func (t *tileBias) apply(c []float32, b, n, queries int) {
 
 // add takes n ≤ KeyTile more keys and values into the running averages. Scores are computed
 // transposed, [key][query], so that they are already packed for the product with the
-// values and softmax runs down the columns.
+// values and softmax runs down the columns. A tile's sums are gathered from zero before they
+// join the running ones: many small weights next to a large one would be lost otherwise.
 func (u *queries) add(s *scratch, set *set, k []float32, ldk int, v []float32, ldv, n int, bias tileBias) {
 	pk := grow(&s.a, n*u.qk)
 	tiles := (n + set.mr - 1) / set.mr
@@ -290,15 +286,20 @@ func (u *queries) add(s *scratch, set *set, k []float32, ldk int, v []float32, l
 		cols := panelWidth(queries, 0)
 		u.scores(s, set, c, pk, b, n, cols)
 		bias.apply(c, b, n, queries)
-		set.softmaxTile(&c[0], &u.ml[b*2*panel], u.sums(b), n, u.v)
+		o, ml := u.sums(b), u.ml[b*2*panel:(b+1)*2*panel]
+		clear(ml[panel:])
+		set.softmaxTile(&c[0], &ml[0], &o[0], n, u.v+1)
+		set.add(&o[u.v*panel], &o[u.v*panel], &ml[panel], panel)
 		t := &s.t
-		t.k, t.acc, t.b, t.bks, t.cols = n, 1, &c[0], panel, cols
+		t.k, t.acc, t.b, t.bks, t.cols = n, 0, &c[0], panel, cols
 		t.aks = ldv
+		tile := grow(&s.y, set.mr*panel)
 		for r := 0; r < u.v; r += set.mr {
 			t.rows = min(set.mr, u.v-r)
 			t.a = &v[r]
-			t.c = &u.o[b*u.v*panel+r*panel]
+			t.c = &tile[0]
 			set.tile(t)
+			set.add(&o[r*panel], &o[r*panel], &tile[0], t.rows*panel)
 		}
 	}
 }
