@@ -27,6 +27,9 @@ type VideoOptions struct {
 	Position   string    `json:"position"`   // "fourier" or "none"
 	Bands      int       `json:"bands"`      // Fourier bands an axis
 	Resolution []float32 `json:"resolution"` // Fourier maximum resolution of time, height and width; empty: patches an axis
+	// Audio holds options of the audio adapter; the rows of the sound track then come first and
+	// all rows are padded to the wider of the two. Absent: the sound is not read.
+	Audio json.RawMessage `json:"audio"`
 }
 
 var videoSchema = json.RawMessage(`{
@@ -43,7 +46,8 @@ var videoSchema = json.RawMessage(`{
     "values": {"enum": ["unit", "signed"], "default": "unit", "description": "0..1 or -1..1"},
     "position": {"enum": ["fourier", "none"], "default": "fourier"},
     "bands": {"type": "integer", "minimum": 1, "maximum": 1024, "default": 32},
-    "resolution": {"type": "array", "items": {"type": "number", "minimum": 2}, "minItems": 3, "maxItems": 3, "description": "maximum resolution of time, height and width; without it the patches along each axis"}
+    "resolution": {"type": "array", "items": {"type": "number", "minimum": 2}, "minItems": 3, "maxItems": 3, "description": "maximum resolution of time, height and width; without it the patches along each axis"},
+    "audio": {"type": "object", "description": "options of the audio adapter: the rows of the sound track are put in front, all padded to the wider; without it the sound is not read"}
   }
 }`)
 
@@ -52,6 +56,7 @@ type videoAdapter struct {
 	o       VideoOptions
 	fourier Fourier
 	filter  imagefile.Filter
+	audio   Adapter      // nil: sound is not read
 	levels  [256]float32 // of a byte
 }
 
@@ -72,6 +77,12 @@ func OpenVideo(options json.RawMessage) (Adapter, error) {
 	a := &videoAdapter{o: o, fourier: NewFourier(o.Bands, o.Resolution...), filter: imagefile.Bilinear}
 	if o.Filter == "bicubic" {
 		a.filter = imagefile.Bicubic
+	}
+	if o.Audio != nil {
+		var err error
+		if a.audio, err = OpenAudio(o.Audio); err != nil {
+			return nil, err
+		}
 	}
 	for i := range a.levels {
 		a.levels[i] = float32(i) / 255
@@ -138,7 +149,7 @@ func (a *videoAdapter) positions() int {
 
 // Info implements Adapter.
 func (a *videoAdapter) Info() Info {
-	return Info{
+	info := Info{
 		Name: "video", Doc: "video without a codec: animated GIF, zip, directory or multipart of pictures, Motion-JPEG AVI",
 		MediaTypes: videofile.MediaTypes(), Extensions: []string{".avi", ".zip"},
 		Magic: []Magic{
@@ -149,11 +160,24 @@ func (a *videoAdapter) Info() Info {
 		Options: videoSchema, Channels: a.content() + a.positions(), Content: a.content(),
 		Position: a.o.Position, Composite: true,
 	}
+	if a.audio != nil {
+		info.Channels = max(info.Channels, a.audio.Info().Channels)
+	}
+	return info
 }
 
 // Sniff implements Sniffer for multipart bodies, and for containers that are known by name only,
 // so that they are refused as videos rather than as unknown.
-func (a *videoAdapter) Sniff(h Header) (string, float64) { return videofile.Known(h.MediaType, h.Head) }
+// Of a composite it is sure when all parts are pictures, one sound track apart.
+func (a *videoAdapter) Sniff(h Header) (string, float64) {
+	if h.Parts == nil {
+		return videofile.Known(h.MediaType, h.Head)
+	}
+	if c, err := videofile.ReadConfig(context.Background(), h); err == nil && c.Frames > 1 {
+		return c.MediaType, 0.9
+	}
+	return "", 0
+}
 
 // chosen lists the frames of a video that are taken, in order.
 func (a *videoAdapter) chosen(c videofile.Config) (frames []int, notes []string) {
@@ -225,8 +249,8 @@ func (a *videoAdapter) cost(c videofile.Config, l Limits) (Cost, []int, error) {
 	if c.Width > 0 && (c.Width != a.o.Size || c.Height != a.o.Size) {
 		out.Notes = append(out.Notes, fmt.Sprintf("resized to %d×%d (%s)", a.o.Size, a.o.Size, a.o.Filter))
 	}
-	if c.Audio != "" {
-		out.Notes = append(out.Notes, "sound track "+c.Audio+" not part of the rows: fuse it with the audio adapter")
+	if c.Audio != "" && a.audio == nil {
+		out.Notes = append(out.Notes, "sound track "+c.Audio+" not read: option audio asks for it")
 	}
 	d := a.dims(len(frames))
 	rows := int64(d[0]) * int64(d[1]) * int64(d[2])
@@ -248,7 +272,31 @@ func (a *videoAdapter) Plan(ctx context.Context, h Header) (Cost, error) {
 		return Cost{}, err
 	}
 	cost, _, err := a.cost(c, h.Limits.WithDefaults())
-	return cost, err
+	if err != nil || a.audio == nil {
+		return cost, err
+	}
+	return a.withSound(ctx, cost, c, h.Limits.WithDefaults())
+}
+
+// withSound adds the plan of the sound track to that of the frames.
+func (a *videoAdapter) withSound(ctx context.Context, cost Cost, c videofile.Config, l Limits) (Cost, error) {
+	if c.Sound == nil {
+		return cost, media.Errorf(media.Empty, "video: the options ask for sound, and there is no sound track")
+	}
+	h, err := c.Sound()
+	if err != nil {
+		return cost, err
+	}
+	sound, err := a.audio.Plan(ctx, h)
+	if err != nil {
+		return cost, err
+	}
+	cost.SampleRate, cost.Channels = sound.SampleRate, sound.Channels
+	cost.Rows += sound.Rows
+	cost.RowChannels = max(cost.RowChannels, sound.RowChannels)
+	cost.DecodedBytes += sound.DecodedBytes
+	cost.Estimated = cost.Estimated || sound.Estimated
+	return cost, media.Check("video: rows", l.Rows, int64(cost.Rows))
 }
 
 // Adapt implements Adapter.
@@ -275,6 +323,35 @@ func (a *videoAdapter) Adapt(ctx context.Context, in Input) (*Array, error) {
 		d := content.dims
 		array.Position = NewGrid(a.fourier, d[0], d[1], d[2])
 	}
+	if a.audio == nil {
+		return array, nil
+	}
+	if array, err = a.fuse(ctx, array, v, in.Limits); err != nil {
+		v.Close()
+	}
+	return array, err
+}
+
+// fuse puts the rows of the sound track in front of those of the frames.
+func (a *videoAdapter) fuse(ctx context.Context, frames *Array, v *videofile.Video, l Limits) (*Array, error) {
+	cost, err := a.withSound(ctx, frames.Cost, v.Config, l.WithDefaults())
+	if err != nil {
+		return nil, err
+	}
+	in := *v.Audio()
+	in.Limits = l
+	sound, err := a.audio.Adapt(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	array, err := Fuse(0, Member{Name: "audio", Array: sound}, Member{Name: "video", Array: frames})
+	if err != nil {
+		sound.Close()
+		return nil, err
+	}
+	cost.Rows, cost.RowChannels = array.Dims()
+	cost.Notes = array.Notes
+	array.Cost = cost
 	return array, nil
 }
 
@@ -288,6 +365,9 @@ func (a *videoAdapter) Describe(ctx context.Context, in Input) (Cost, Facts, err
 	}
 	defer v.Close()
 	cost, _, err := a.cost(v.Config, in.Limits.WithDefaults())
+	if err == nil && a.audio != nil {
+		cost, err = a.withSound(ctx, cost, v.Config, in.Limits.WithDefaults())
+	}
 	if err != nil {
 		return cost, Facts{}, err
 	}

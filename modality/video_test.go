@@ -3,6 +3,7 @@ package modality_test
 import (
 	"archive/zip"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"image"
 	"image/color"
@@ -169,4 +170,65 @@ func TestVideoDetection(t *testing.T) {
 	if _, err := openVideo(t, `{}`).Plan(t.Context(), h); err == nil || !strings.Contains(err.Error(), "modality.Register") {
 		t.Errorf("mp4: %v, want a refusal that names the door", err)
 	}
+}
+
+// wav is a WAV file of n samples of 16 bits at 48 kHz.
+func wavOf(n int) []byte {
+	var b bytes.Buffer
+	b.WriteString("RIFF")
+	binary.Write(&b, binary.LittleEndian, uint32(36+2*n))
+	b.WriteString("WAVEfmt ")
+	binary.Write(&b, binary.LittleEndian, struct {
+		Size          uint32
+		Tag, Channels uint16
+		Rate, Bytes   uint32
+		Align, Bits   uint16
+	}{16, 1, 1, 48000, 96000, 2, 16})
+	b.WriteString("data")
+	binary.Write(&b, binary.LittleEndian, uint32(2*n))
+	for i := range n {
+		binary.Write(&b, binary.LittleEndian, int16(i%1000))
+	}
+	return b.Bytes()
+}
+
+func TestVideoWithSound(t *testing.T) {
+	a := openVideo(t, `{"frames":2,"audio":{}}`)
+	in := modality.Input{Size: -1, Parts: []modality.Input{media.Bytes("b.png", pngFrame(t)), media.Bytes("a.png", pngFrame(t)), media.Bytes("c.wav", wavOf(1600))}}
+	h, err := in.Header()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if name, _, err := modality.Detect(h); name != "video" {
+		t.Errorf("detected as %q (%v)", name, err)
+	}
+	plan, err := a.Plan(t.Context(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	array, err := a.Adapt(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer array.Close()
+	m, c := array.Dims()
+	if m != plan.Rows || c != plan.RowChannels || c != a.Info().Channels {
+		t.Errorf("%d×%d, plan %d×%d, info %d", m, c, plan.Rows, plan.RowChannels, a.Info().Channels)
+	}
+	if len(array.Spans) != 2 || array.Spans[0].Name != "audio" || array.Spans[1].To != m || array.Spans[1].From != m-2*56*56 {
+		t.Errorf("spans %v of %d rows", array.Spans, m)
+	}
+	_, err = a.Adapt(t.Context(), media.Bytes("a.zip", zipVideo(t, 2, 4, 4)))
+	if media.CodeOf(err) != media.Empty {
+		t.Errorf("without a sound track: %v", err)
+	}
+}
+
+func pngFrame(t *testing.T) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := png.Encode(&b, image.NewNRGBA(image.Rect(0, 0, 4, 4))); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }

@@ -17,7 +17,8 @@ func partsConfig(ctx context.Context, h media.Header) (Config, error) {
 		case imagefile.Sniff(p.Head) != "":
 			pictures = append(pictures, p)
 		case isAudio(p.Name) && c.Audio == "":
-			c.Audio = p.Name
+			p.Limits = h.Limits
+			c.Audio, c.Sound = p.Name, func() (media.Header, error) { return p, nil }
 		default:
 			return c, media.Errorf(media.Unsupported, "video: part %q is neither a picture nor sound", clip(p.Name))
 		}

@@ -21,7 +21,9 @@ type Config struct {
 	DecodedBytes int64   // held at most while one frame is decoded
 	Estimated    bool    // a stream's head only: Frames is unknown
 	Audio        string  // name of a sound track among the parts, "" for none
-	Notes        []string
+	// Sound looks at the start of the sound track, unpacking it where need be; nil for none.
+	Sound func() (media.Header, error)
+	Notes []string
 }
 
 // Video is an opened video. It is used by one goroutine at a time.
@@ -140,6 +142,9 @@ func open(f *file) (v *Video, err error) {
 	}
 	if v.Frames == 0 {
 		return nil, media.Errorf(media.Empty, "video: no frames")
+	}
+	if v.audio != nil {
+		v.Sound = v.audio.Header
 	}
 	if v.Rate > 0 && v.Seconds == 0 {
 		v.Seconds = float64(v.Frames) / v.Rate
