@@ -1,0 +1,25 @@
+package conditioned_test
+
+import (
+	"testing"
+
+	"github.com/mmserve/mmserve/internal/golden"
+	"github.com/mmserve/mmserve/internal/refcase"
+	"github.com/mmserve/mmserve/pipeline/conditioned"
+	"github.com/mmserve/mmserve/tensor"
+)
+
+func TestReferenceCases(t *testing.T) {
+	golden.Each(t, "flamingo", func(t *testing.T, c *refcase.Case) {
+		var a tensor.Arena
+		got := golden.Trace(&a)
+		if err := conditioned.RunCase(t.Context(), &a, c); err != nil {
+			t.Fatal(err)
+		}
+		golden.Compare(t, c, got)
+		if x, ok := got["p0.logits"]; ok {
+			d, tol, _ := c.Compare("p0.logits", x)
+			t.Logf("logits differ by %.2g, tolerance %.2g", d, tol)
+		}
+	})
+}

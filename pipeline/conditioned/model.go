@@ -1,0 +1,226 @@
+package conditioned
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/mmserve/mmserve/flamingo"
+	"github.com/mmserve/mmserve/internal/kernel"
+	"github.com/mmserve/mmserve/resampler"
+	"github.com/mmserve/mmserve/tensor"
+	"github.com/mmserve/mmserve/vision"
+	"github.com/mmserve/mmserve/weights"
+)
+
+// Model is a loaded picture-conditioned language model. It never changes and is safe for
+// concurrent use.
+type Model struct {
+	Tower     *vision.Tower
+	Features  vision.Features
+	Resampler *resampler.Resampler // nil when the tower's tokens are the latents
+	LM        *flamingo.Model      // nil when only the picture side was asked for
+}
+
+// Sources are where the weights come from.
+type Sources struct {
+	// Model is the checkpoint; of an OpenFlamingo model the released one.
+	Model weights.Source
+	// Lang is the base language model of an OpenFlamingo model.
+	Lang weights.Source
+	// Vision is the tower of an OpenFlamingo model, with Hugging Face names (CLIPVisionModel)
+	// or open_clip's ("visual.*").
+	Vision weights.Source
+}
+
+// Options tune loading. The zero value loads all of the model in float32 arithmetic; weights
+// of the language model that are stored in 16 bits stay so in memory, to the same bits.
+type Options struct {
+	DType kernel.DType // arithmetic of the linear layers of tower and resampler
+	// PictureOnly leaves the language model out: Encode works and LM is nil.
+	PictureOnly bool
+}
+
+// Load reads the model that a published config.json describes (model_type openflamingo,
+// idefics or idefics2). OpenFlamingo publishes none: a file with model_type "openflamingo"
+// names its parts, see flamingo.ParseConfig.
+func Load(config []byte, from Sources, o Options) (*Model, error) {
+	var p struct {
+		ModelType    string `json:"model_type"`
+		UseResampler *bool  `json:"use_resampler"`
+	}
+	if err := json.Unmarshal(config, &p); err != nil {
+		return nil, fmt.Errorf("conditioned: config: %w", err)
+	}
+	src, where, err := place(p.ModelType, config, from, o)
+	if err != nil {
+		return nil, err
+	}
+	parts, err := parse(config)
+	if err != nil {
+		return nil, err
+	}
+	parts.skipResampler = p.ModelType == "idefics" && p.UseResampler != nil && !*p.UseResampler
+	return weights.Bind(src, func(s weights.Scope) (*Model, error) { return build(s, where, parts, o) }, weights.Options{DType: o.DType})
+}
+
+// places are the scopes of the parts within the joined source.
+type places struct{ tower, lang string }
+
+type configs struct {
+	tower         vision.Config
+	resampler     resampler.Config
+	lang          flamingo.Config
+	skipResampler bool
+}
+
+func parse(config []byte) (configs, error) {
+	var c configs
+	var err error
+	if c.tower, err = vision.ParseConfig(config); err != nil {
+		return c, err
+	}
+	if c.resampler, err = resampler.ParseConfig(config); err != nil {
+		return c, err
+	}
+	if c.lang, err = flamingo.ParseConfig(config); err != nil {
+		return c, err
+	}
+	if c.tower.Width != c.resampler.In {
+		return c, fmt.Errorf("conditioned: the vision tower gives tokens of width %d, the resampler takes %d", c.tower.Width, c.resampler.In)
+	}
+	if x := c.lang.Cross; x != nil && c.resampler.Out != x.Media {
+		return c, fmt.Errorf("conditioned: the resampler gives latents of width %d, the cross-attention takes %d", c.resampler.Out, x.Media)
+	}
+	if c.lang.Cross == nil && c.resampler.Out != c.lang.Width {
+		return c, fmt.Errorf("conditioned: the resampler gives soft tokens of width %d, the language model's hidden size is %d", c.resampler.Out, c.lang.Width)
+	}
+	return c, nil
+}
+
+// place joins the sources of a model type under one set of names.
+func place(kind string, config []byte, from Sources, o Options) (weights.Source, places, error) {
+	if from.Model == nil {
+		return nil, places{}, fmt.Errorf("conditioned: no checkpoint")
+	}
+	switch kind {
+	case "openflamingo":
+		lang, err := flamingo.ParseConfig(config)
+		if err != nil {
+			return nil, places{}, err
+		}
+		if from.Vision == nil || from.Lang == nil && !o.PictureOnly {
+			return nil, places{}, fmt.Errorf("conditioned: an OpenFlamingo model takes three sources: checkpoint, base language model and vision tower")
+		}
+		if from.Lang == nil {
+			from.Lang = weights.Memory{}
+		}
+		src, err := flamingo.Assemble(from.Model, from.Lang, clipNames(from.Vision), lang)
+		return src, places{tower: "vision_encoder", lang: "lang_encoder"}, err
+	case "idefics":
+		return from.Model, places{tower: "model"}, nil
+	case "idefics2":
+		src := weights.Rename(from.Model, func(name string) string {
+			if rest, ok := strings.CutPrefix(name, "model.text_model."); ok {
+				return "lang.model." + rest
+			}
+			if strings.HasPrefix(name, "lm_head.") {
+				return "lang." + name
+			}
+			return name
+		})
+		return src, places{tower: "model", lang: "lang"}, nil
+	}
+	return nil, places{}, fmt.Errorf("conditioned: no picture-conditioned language model is known for model_type %q", kind)
+}
+
+// clipNames gives an open_clip tower Hugging Face names.
+func clipNames(src weights.Source) weights.Source {
+	for n := range src.Names() {
+		if strings.HasPrefix(n, "visual.") {
+			return vision.OpenCLIP(src)
+		}
+	}
+	return src
+}
+
+func build(s weights.Scope, where places, c configs, o Options) (*Model, error) {
+	m := &Model{}
+	var err error
+	tower := s.At(where.tower)
+	if tower.Has("vision_model.encoder.layers.0.self_attn.in_proj_weight") {
+		c.tower.Fused = true
+		tower.Ignore("vision_model.proj") // the reference feeds tokens, not the projection
+	}
+	if m.Tower, err = vision.New(tower, c.tower); err != nil {
+		return nil, err
+	}
+	if c.resampler.Kind == resampler.OpenFlamingo {
+		m.Features.DropClass = true
+		tower.Ignore("visual_projection.weight")
+	}
+	if !c.skipResampler {
+		if m.Resampler, err = resampler.New(s.At(c.resampler.Prefix()), c.resampler); err != nil {
+			return nil, err
+		}
+	}
+	if o.PictureOnly {
+		s.Ignore(where.lang+"*", "lm_head.*", "model.layers.*", "model.gated_cross_attn_layers.*", "model.embed_tokens.*", "model.norm.*")
+		return m, nil
+	}
+	m.LM, err = flamingo.New(s.At(where.lang).WithDType(kernel.F32), c.lang)
+	return m, err
+}
+
+// Pictures is a batch of prepared pictures.
+type Pictures struct {
+	Pixels tensor.Tensor // P·Frames×H×W×3, normalised
+	Frames int           // of one picture; 0 means 1
+	// Masks marks the real patches of each picture, for towers of native aspect ratio.
+	Masks [][]bool
+}
+
+// Encode returns the latents of pictures as scratch, P×n×W: what the language model looks at,
+// or takes in place of its image tokens.
+func (m *Model) Encode(a *tensor.Arena, p Pictures) (tensor.Tensor, error) {
+	tokens, err := m.tokens(a, p)
+	if err != nil {
+		return tensor.Tensor{}, err
+	}
+	return m.resample(a, tokens, p)
+}
+
+// tokens runs the tower, one row of frames a picture.
+func (m *Model) tokens(a *tensor.Arena, p Pictures) (tensor.Tensor, error) {
+	if f := max(p.Frames, 1); len(p.Pixels.Shape) != 4 || p.Pixels.Dim(0)%f != 0 {
+		return tensor.Tensor{}, fmt.Errorf("conditioned: pictures of shape %v in %d frames", p.Pixels.Shape, f)
+	}
+	return m.Tower.Forward(a, vision.Input{Pixels: p.Pixels, Masks: p.Masks}, m.Features)
+}
+
+func (m *Model) resample(a *tensor.Arena, tokens tensor.Tensor, p Pictures) (tensor.Tensor, error) {
+	if m.Resampler == nil {
+		return tokens, nil
+	}
+	f := max(p.Frames, 1)
+	n := tokens.Dim(0) / f
+	in := resampler.Input{X: tensor.Of(tokens.Data, n, f*tokens.Dim(1), tokens.Dim(2)), Frames: p.Frames, Mask: p.Masks}
+	for i := range n {
+		in.Media = append(in.Media, i)
+	}
+	return m.Resampler.Forward(a, in)
+}
+
+// Prompt puts tokens and the latents of Encode together as the language model takes them.
+// The latents are copied.
+func (m *Model) Prompt(tokens []int, latents tensor.Tensor) flamingo.Prompt {
+	p := flamingo.Prompt{Tokens: tokens}
+	switch {
+	case latents.Data == nil:
+	case m.LM.Config.Cross != nil:
+		p.Media = latents.Clone()
+	default:
+		p.Soft = latents.Clone().Reshape(latents.Rows(), latents.Cols())
+	}
+	return p
+}
