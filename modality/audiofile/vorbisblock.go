@@ -307,7 +307,7 @@ func slope(n int) []float32 {
 // y[i] = Σ x[k]·cos(2π/n·(i+1/2+n/4)·(k+1/2)), k < n/2.
 type mdct struct {
 	fft   *fourier.CmplxFFT
-	twist []complex128 // exp(-iπ(4k+1)/(2n)), n/4 values
+	twist []complex128 // exp(-iπ(8k+1)/(4n)), n/4 values
 	work  []complex128
 	dct   []float32
 }
@@ -315,7 +315,7 @@ type mdct struct {
 func newMDCT(n int) *mdct {
 	m := &mdct{fft: fourier.NewCmplxFFT(n / 4), twist: make([]complex128, n/4), work: make([]complex128, n/4), dct: make([]float32, n/2)}
 	for k := range m.twist {
-		s, c := math.Sincos(-math.Pi * float64(4*k+1) / float64(2*n))
+		s, c := math.Sincos(-math.Pi * float64(8*k+1) / float64(4*n))
 		m.twist[k] = complex(c, s)
 	}
 	return m

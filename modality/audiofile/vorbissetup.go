@@ -10,7 +10,7 @@ import (
 
 // Limits on what a setup header may ask for. Real ones stay a hundred times below.
 const (
-	maxBookValues = 4 << 20 // entries × dimensions of all codebooks
+	maxBookValues = 1 << 20 // entries × dimensions of all codebooks
 	maxBookNodes  = 1 << 20
 )
 
@@ -183,6 +183,9 @@ func (b *vorbisBook) grow(lengths []uint8) error {
 			word = next[j]
 			next[j] = next[j-1] << 1
 		}
+	}
+	if b.tree[0][1] == 0 && used == 1 { // a book of one word of one bit gives it for either
+		b.tree[0][1] = b.tree[0][0]
 	}
 	b.index()
 	return nil
