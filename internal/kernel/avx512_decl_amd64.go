@@ -95,6 +95,17 @@ func scaleAvx512(x *float32, n int, s float32)
 //go:noescape
 func finishAvx512(dst *float32, ldd int, c, bias, res *float32, ldr, rows int, scale float32)
 
+// gridScoresAvx512 writes c[k] = (c[k]+sh+sw[k])·inv[k] and the maxima over k into top.
+//
+//go:noescape
+func gridScoresAvx512(t *gridTileArgs)
+
+// gridWeightsAvx512 writes c[k] = p·inv[k] with p = exp(c[k]−ref), adds p to sum and c[k] to ah
+// and aw[k].
+//
+//go:noescape
+func gridWeightsAvx512(t *gridTileArgs)
+
 // tilex1x16Avx512 is the f32 tile of 1 rows by 16 columns.
 //
 //go:noescape

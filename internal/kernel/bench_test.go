@@ -3,11 +3,26 @@ package kernel
 import (
 	"fmt"
 	"testing"
+	"time"
 )
 
-// gflops reports a benchmark's rate for flop operations a run.
-func gflops(b *testing.B, flop float64) {
-	b.ReportMetric(flop*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+// rate runs f for the benchmark's time and reports giga-operations a second, by the clock
+// and by processor time.
+func rate(b *testing.B, unit string, each float64, f func()) {
+	var cpu time.Duration
+	first := true
+	for b.Loop() {
+		if first {
+			cpu, first = cpuTime(), false
+		}
+		f()
+	}
+	total := each * float64(b.N) / 1e9
+	b.ReportMetric(total/b.Elapsed().Seconds(), "G"+unit+"/s")
+	if cpu = cpuTime() - cpu; cpu > 0 {
+		b.ReportMetric(total/cpu.Seconds(), "G"+unit+"/cpu-s")
+	}
+	b.ReportMetric(0, "ns/op")
 }
 
 // eachThreads runs a benchmark on one thread and on all.
@@ -28,10 +43,9 @@ func BenchmarkGemm(b *testing.B) {
 			w := packRows(noise(2, n*k), n, k, dt)
 			b.Run(fmt.Sprintf("%v/%dx%dx%d", dt, m, k, n), func(b *testing.B) {
 				eachThreads(b, func(b *testing.B) {
-					for b.Loop() {
+					rate(b, "FLOP", 2*float64(m)*float64(n)*float64(k), func() {
 						Gemm(dst, n, a, k, m, w, Epilogue{})
-					}
-					gflops(b, 2*float64(m)*float64(n)*float64(k))
+					})
 				})
 			})
 		}
@@ -45,10 +59,7 @@ func BenchmarkAttention(b *testing.B) {
 			a.DType = dt
 			b.Run(fmt.Sprintf("%v/heads=%d/%dx%dx%d", dt, c.heads, c.l, c.s, c.qk), func(b *testing.B) {
 				eachThreads(b, func(b *testing.B) {
-					for b.Loop() {
-						Attention(a)
-					}
-					gflops(b, 2*float64(c.heads)*float64(c.l)*float64(c.s)*float64(c.qk+c.v))
+					rate(b, "FLOP", 2*float64(c.heads)*float64(c.l)*float64(c.s)*float64(c.qk+c.v), func() { Attention(a) })
 				})
 			})
 		}
@@ -59,18 +70,12 @@ func BenchmarkActivate(b *testing.B) {
 	x, y := noise(1, 1<<14), make([]float32, 1<<14)
 	for act := GELU; act <= Tanh; act++ {
 		b.Run(act.String(), func(b *testing.B) {
-			for b.Loop() {
-				Activate(y, x, act)
-			}
-			b.ReportMetric(float64(len(x))*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gelem/s")
+			rate(b, "elem", float64(len(x)), func() { Activate(y, x, act) })
 		})
 	}
 }
 
 func BenchmarkLayerNorm(b *testing.B) {
 	x, y := noise(1, 1<<14), make([]float32, 1<<14)
-	for b.Loop() {
-		LayerNorm(y, x, 1024, 1024, 16, 1024, x[:1024], x[:1024], 1e-5)
-	}
-	b.ReportMetric(float64(len(x))*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gelem/s")
+	rate(b, "elem", float64(len(x)), func() { LayerNorm(y, x, 1024, 1024, 16, 1024, x[:1024], x[:1024], 1e-5) })
 }

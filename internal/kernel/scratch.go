@@ -16,6 +16,7 @@ type scratch struct {
 	y    []float32
 	bias [panel]float32
 	t    tileArgs
+	g    gridTileArgs
 }
 
 var scratches struct {
@@ -35,7 +36,7 @@ func getScratch() *scratch {
 }
 
 func putScratch(s *scratch) {
-	s.t = tileArgs{}
+	s.t, s.g = tileArgs{}, gridTileArgs{}
 	scratches.mu.Lock()
 	scratches.free = append(scratches.free, s)
 	scratches.mu.Unlock()

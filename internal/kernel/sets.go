@@ -46,6 +46,8 @@ type set struct {
 	add, mul      func(dst, a, b *float32, n int)
 	scale         func(x *float32, n int, s float32)
 
+	gridScores, gridWeights func(*gridTileArgs)
+
 	// finish writes c·scale + bias (+ res, unless nil) for rows × 32 columns.
 	finish func(dst *float32, ldd int, c, bias, res *float32, ldr, rows int, scale float32)
 }

@@ -21,6 +21,8 @@ var portable = &set{
 	mul:           mulPortable,
 	scale:         scalePortable,
 	finish:        finishPortable,
+	gridScores:    gridScoresPortable,
+	gridWeights:   gridWeightsPortable,
 }
 
 // tilePortable computes 4×4 blocks in registers.

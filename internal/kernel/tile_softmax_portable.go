@@ -50,7 +50,7 @@ func softmaxTilePortable(cp, mlp, op *float32, n, v int) {
 
 // expPortable is exp of x ≤ 0 with relative error below 2e-7; below −87 it is 0.
 func expPortable(x float32) float32 {
-	if !(x > -87) {
+	if !(x > -88) {
 		if x != x {
 			return x
 		}

@@ -35,6 +35,7 @@ func generate() map[string]string {
 		emitSoftmaxTile(v)
 		emitNorm(v)
 		emitFinish(v)
+		emitGrid(v)
 		switch v.name {
 		case "avx512":
 			emitTiles512(v)
