@@ -123,15 +123,27 @@ func typeWithin(h Header, name string) string {
 	return ""
 }
 
-// detectParts: a composite is what was declared, or the medium that takes composites.
+// detectParts: a composite is what was declared; pictures are the frames of a video; anything
+// else is fused.
 func detectParts(h Header, declared string) (string, string, error) {
 	if declared != "" {
 		return declared, "", nil
 	}
-	for _, info := range Infos() {
-		if info.Composite {
-			return info.Name, "", nil
+	if s, ok := standard("video").(Sniffer); ok {
+		if t, sure := s.Sniff(h); sure > 0 { // pictures, and perhaps their sound track
+			return "video", t, nil
 		}
 	}
-	return "", "", media.Errorf(media.Unsupported, "modality: no modality takes an input of %d parts", len(h.Parts))
+	name := "video"
+	for _, p := range h.Parts {
+		if n, _, err := Detect(p); err != nil {
+			return "", "", err
+		} else if n != "image" {
+			name = "fuse"
+		}
+	}
+	if _, ok := Lookup(name); !ok {
+		return "", "", media.Errorf(media.Unsupported, "modality: no modality takes an input of %d parts", len(h.Parts))
+	}
+	return name, "", nil
 }

@@ -13,6 +13,7 @@ import (
 // builtins are the media this package brings.
 var builtins = map[string]Open{
 	"audio":      OpenAudio,
+	"fuse":       OpenFuse,
 	"image":      OpenImage,
 	"pointcloud": OpenPointCloud,
 	"text":       OpenText,

@@ -86,7 +86,5 @@ func (p Probing) probe(ctx context.Context, in Input) (Cost, *Facts, error) {
 	return found, &facts, err
 }
 
-// AsError turns any error into one with a code: Unreadable when it has none.
-func AsError(err error) *Error {
-	return media.Wrap(err, media.Unreadable, "modality").(*Error)
-}
+// AsError turns any error into one with a code: see media.AsError.
+func AsError(err error) *Error { return media.AsError(err) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // Code names a kind of refusal. It is stable: programs switch on it. A Code is an error, so
@@ -82,8 +83,8 @@ func Wrap(err error, fallback Code, detail string) error {
 	if err == nil {
 		return nil
 	}
-	if own, ok := errors.AsType[*Error](err); ok {
-		return own
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
 	}
 	code := fallback
 	switch {
@@ -95,6 +96,21 @@ func Wrap(err error, fallback Code, detail string) error {
 		code = Truncated
 	}
 	return &Error{Code: code, Detail: detail, Err: err}
+}
+
+// AsError returns any error as one Error: its detail is the whole message, the code and the
+// numbers are those the error carries. An error without a code gets Unreadable.
+func AsError(err error) *Error {
+	own, ok := errors.AsType[*Error](err)
+	if !ok {
+		return Wrap(err, Unreadable, "media").(*Error)
+	}
+	if error(own) == err {
+		return own
+	}
+	out := *own
+	out.Detail = strings.TrimSuffix(err.Error(), own.Error()) + own.Detail
+	return &out
 }
 
 // CodeOf returns the code an error carries, "" when it carries none.

@@ -194,7 +194,7 @@ func (p *pictures) frame(ctx context.Context, i int) (*imagefile.Image, error) {
 
 // inFrame says which frame an error is about.
 func inFrame(i int, err error) error {
-	e := *media.Wrap(err, media.Malformed, "picture").(*media.Error)
+	e := media.AsError(media.Wrap(err, media.Malformed, "picture"))
 	return &media.Error{Code: e.Code, Detail: "video: frame " + itoa(i) + ": " + e.Detail, Limit: e.Limit, Actual: e.Actual, Err: e.Err}
 }
 
