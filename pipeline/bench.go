@@ -67,11 +67,14 @@ func (m *imageModel) Work(batch int) (float64, func(context.Context) error, erro
 
 // Work implements Bencher: one tile a pair.
 func (m *flowModel) Work(batch int) (float64, func(context.Context) error, error) {
-	in := noise(batch, 2*flowChannels, m.tiles.th, m.tiles.tw)
+	in := make([]perceiver.Picture, batch)
+	for i := range in {
+		in[i] = perceiver.Frames(noise(m.tiles.th, m.tiles.tw, 3), noise(m.tiles.th, m.tiles.tw, 3))
+	}
 	return float64(batch) * m.flops(), func(ctx context.Context) error {
 		a, done := m.arena(nil)
 		defer done()
-		_, err := m.net.Forward(ctx, a, perceiver.Planes(in), nil)
+		_, err := m.net.Forward(ctx, a, in, nil)
 		return err
 	}, nil
 }

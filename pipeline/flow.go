@@ -11,10 +11,8 @@ import (
 // Settings of optical flow that the published configuration leaves out (deepmind-research
 // perceiver/colabs/optical_flow.ipynb).
 const (
-	flowOverlap  = 20 // least overlap of neighbouring tiles, pixels
-	flowScale    = 20 // the network answers in units of 1/20 pixel
-	flowPatch    = 3  // a pixel enters the network with its 3×3 neighbourhood
-	flowChannels = flowPatch * flowPatch * 3
+	flowOverlap = 20 // least overlap of neighbouring tiles, pixels
+	flowScale   = 20 // the network answers in units of 1/20 pixel
 )
 
 // frame is an RGB picture, H×W×3, values 0..255.
@@ -36,14 +34,15 @@ func tileCorners(side, tile, overlap int) []int {
 }
 
 // flowTiles lays tiles of th×tw over two frames, asks the network for each and blends the
-// answers, weighting a pixel by its distance to the tile's border.
+// answers, weighting a pixel by its distance to the tile's border. A tile is cut out before its
+// pixels' neighbourhoods are gathered: beyond its border is zero, as in the reference.
 type flowTiles struct {
 	th, tw, overlap int
 }
 
-// run returns the flow of the pair, H×W×2 (dx, dy in pixels). net maps the features of one
-// tile (1×2×27×th×tw) to th×tw×2.
-func (f flowTiles) run(ctx context.Context, a, b frame, net func(tensor.Tensor) (tensor.Tensor, error)) (tensor.Tensor, error) {
+// run returns the flow of the pair, H×W×2 (dx, dy in pixels). net maps one tile of both frames
+// (th×tw×3 each, values in [−1, 1]) to th×tw×2.
+func (f flowTiles) run(ctx context.Context, a, b frame, net func(first, second tensor.Tensor) (tensor.Tensor, error)) (tensor.Tensor, error) {
 	if a.h != b.h || a.w != b.w {
 		return tensor.Tensor{}, fmt.Errorf("pipeline: %w: optical flow: frames differ in size: %d×%d and %d×%d", ErrInput, a.w, a.h, b.w, b.h)
 	}
@@ -52,7 +51,7 @@ func (f flowTiles) run(ctx context.Context, a, b frame, net func(tensor.Tensor) 
 	}
 	ys, xs := tileCorners(a.h, f.th, f.overlap), tileCorners(a.w, f.tw, f.overlap)
 	sum, weight := tensor.New(a.h, a.w, 2), make([]float32, a.h*a.w)
-	in := tensor.New(1, 2, flowChannels, f.th, f.tw)
+	first, second := tensor.New(f.th, f.tw, 3), tensor.New(f.th, f.tw, 3)
 	done := 0
 	for i, y := range ys {
 		for j, x := range xs {
@@ -62,9 +61,9 @@ func (f flowTiles) run(ctx context.Context, a, b frame, net func(tensor.Tensor) 
 			if err := ctx.Err(); err != nil {
 				return tensor.Tensor{}, err
 			}
-			flowFeatures(in.Data[:len(in.Data)/2], a, y, x, f.th, f.tw)
-			flowFeatures(in.Data[len(in.Data)/2:], b, y, x, f.th, f.tw)
-			out, err := net(in)
+			a.tile(first, y, x)
+			b.tile(second, y, x)
+			out, err := net(first, second)
 			if err != nil {
 				return tensor.Tensor{}, err
 			}
@@ -100,25 +99,13 @@ func (f flowTiles) add(sum tensor.Tensor, weight []float32, out tensor.Tensor, y
 	}
 }
 
-// flowFeatures writes the 3×3 neighbourhoods of a tile, 27×th×tw, channel (ky·3+kx)·3+c,
-// values scaled to [−1, 1]. Outside the picture is zero.
-func flowFeatures(dst []float32, img frame, y0, x0, th, tw int) {
-	i := 0
-	for ky := range flowPatch {
-		for kx := range flowPatch {
-			for c := range 3 {
-				for y := range th {
-					sy := y0 + y + ky - 1
-					for x := range tw {
-						sx := x0 + x + kx - 1
-						dst[i] = 0
-						if sy >= 0 && sy < img.h && sx >= 0 && sx < img.w {
-							dst[i] = float32(img.rgb[(sy*img.w+sx)*3+c])/255*2 - 1
-						}
-						i++
-					}
-				}
-			}
+// tile cuts th×tw×3 values out of a frame, scaled to [−1, 1] in float32 steps.
+func (img frame) tile(dst tensor.Tensor, y0, x0 int) {
+	th, tw := dst.Dim(0), dst.Dim(1)
+	for y := range th {
+		src := img.rgb[((y0+y)*img.w+x0)*3:][:3*tw]
+		for i, v := range src {
+			dst.Data[y*tw*3+i] = float32(v)/255*2 - 1
 		}
 	}
 }

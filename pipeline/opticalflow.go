@@ -99,10 +99,10 @@ func (m *flowModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*En
 	if a.h != m.tiles.th || a.w != m.tiles.tw || b.h != a.h || b.w != a.w {
 		return nil, fmt.Errorf("pipeline: %w: latents of optical flow are of one tile: frames of %d×%d and %d×%d, want %d×%d", ErrInput, a.w, a.h, b.w, b.h, m.tiles.tw, m.tiles.th)
 	}
-	in := tensor.New(1, 2, flowChannels, a.h, a.w)
-	flowFeatures(in.At(0).At(0).Data, a, 0, 0, a.h, a.w)
-	flowFeatures(in.At(0).At(1).Data, b, 0, 0, a.h, a.w)
-	rows, err := m.net.Rows(perceiver.Planes(in.Reshape(1, 2*flowChannels, a.h, a.w)))
+	first, second := tensor.New(a.h, a.w, 3), tensor.New(a.h, a.w, 3)
+	a.tile(first, 0, 0)
+	b.tile(second, 0, 0)
+	rows, err := m.net.Rows([]perceiver.Picture{perceiver.Frames(first, second)})
 	if err != nil {
 		return nil, err
 	}
@@ -125,10 +125,10 @@ func (m *flowModel) Predict(ctx context.Context, it Item, opt PredictOptions) (*
 	}
 	a, done := m.arena(opt.Trace)
 	defer done()
-	flow, err := m.tiles.run(ctx, first, second, func(in tensor.Tensor) (tensor.Tensor, error) {
+	flow, err := m.tiles.run(ctx, first, second, func(one, two tensor.Tensor) (tensor.Tensor, error) {
 		mark := a.Mark()
 		defer a.Release(mark)
-		t, err := m.net.Forward(ctx, a, perceiver.Planes(in.Reshape(1, 2*flowChannels, in.Dim(3), in.Dim(4))), nil)
+		t, err := m.net.Forward(ctx, a, []perceiver.Picture{perceiver.Frames(one, two)}, nil)
 		if err != nil {
 			return t, err
 		}

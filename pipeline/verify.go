@@ -9,7 +9,9 @@ import (
 
 	"github.com/mmserve/mmserve/internal/refcase"
 	"github.com/mmserve/mmserve/perceiver"
+	"github.com/mmserve/mmserve/resampler"
 	"github.com/mmserve/mmserve/tensor"
+	"github.com/mmserve/mmserve/vision"
 	"github.com/mmserve/mmserve/weights"
 )
 
@@ -25,9 +27,12 @@ type Verdict struct {
 	Err       error   `json:"-"` // why it failed
 }
 
-// caseKinds runs cases that say their kind (resamplers, vision towers, language models): each
-// emits every stage of the case. Files of this package add to it.
-var caseKinds = map[string]func(ctx context.Context, c *refcase.Case, opt Options, emit func(string, tensor.Tensor)) error{}
+// caseKinds runs cases that say their kind: the family before the slash of "resampler/idefics".
+// Each emits every stage of the case.
+var caseKinds = map[string]func(a *tensor.Arena, c *refcase.Case) error{
+	"resampler": resampler.RunCase,
+	"vision":    vision.RunCase,
+}
 
 // Verify loads the reference case in dir as serving would load the model, runs its inputs and
 // compares every expected stage. A stage that is not produced fails the case.
@@ -50,8 +55,9 @@ func Verify(ctx context.Context, dir string, opt Options) Verdict {
 
 // runCase runs a case by its kind or its architecture.
 func runCase(ctx context.Context, c *refcase.Case, opt Options, emit func(string, tensor.Tensor)) error {
-	if run, ok := caseKinds[c.Kind]; ok {
-		return run(ctx, c, opt, emit)
+	family, _, _ := strings.Cut(c.Kind, "/")
+	if run, ok := caseKinds[family]; ok {
+		return run(&tensor.Arena{Trace: emit}, c)
 	}
 	if c.Kind == "checkpoint" {
 		return runCheckpoint(c, emit)
