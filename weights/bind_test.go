@@ -318,3 +318,20 @@ func BenchmarkSeededPack(b *testing.B) {
 		weights.Bind(weights.Seeded(), func(s weights.Scope) (*kernel.Packed, error) { return s.Linear("a.weight", 2048, 4096), nil })
 	}
 }
+
+func BenchmarkBindLinear(b *testing.B) {
+	x := tensor.New(2048, 4096)
+	weights.Uniform(x.Data, "x", 0, 0, 1)
+	for _, dt := range []weights.DType{weights.F32, weights.F16, weights.BF16} {
+		raw, err := weights.Encode(x, dt)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(string(dt), func(b *testing.B) {
+			b.SetBytes(int64(len(x.Data))) // values, so MB/s is million values a second
+			for b.Loop() {
+				weights.Bind(weights.Memory{"x": raw}, func(s weights.Scope) (*kernel.Packed, error) { return s.Linear("x", 2048, 4096), nil })
+			}
+		})
+	}
+}

@@ -4,17 +4,13 @@ import "math"
 
 // F16ToF32 widens an IEEE 754 half; exact.
 func F16ToF32(h uint16) float32 {
-	sign := uint32(h&0x8000) << 16
-	exp := uint32(h>>10) & 0x1f
-	frac := uint32(h & 0x3ff)
-	switch exp {
-	case 0:
-		v := float32(frac) * 0x1p-24
-		return math.Float32frombits(sign | math.Float32bits(v))
-	case 0x1f:
-		return math.Float32frombits(sign | 0x7f800000 | frac<<13)
+	b := uint32(h&0x7fff) << 13
+	if b >= 0x7c00<<13 { // infinite or NaN
+		return math.Float32frombits(uint32(h&0x8000)<<16 | 0x7f800000 | b)
 	}
-	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
+	// The exponent's bias is 112 too small; the product is exact, for subnormals too.
+	f := math.Float32frombits(b) * 0x1p112
+	return math.Float32frombits(uint32(h&0x8000)<<16 | math.Float32bits(f))
 }
 
 // F32ToF16 rounds to the nearest half, ties to even; values beyond ±65504 by half a step or

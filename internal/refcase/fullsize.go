@@ -95,7 +95,7 @@ var (
 	floatInput    = regexp.MustCompile(`^float_input\(["']([^"']+)["'],\s*(shape|\([0-9, ]*\))\)`)
 	zeroInput     = regexp.MustCompile(`^zeros\s*\(([0-9, ]*)\)`)
 	rangeInput    = regexp.MustCompile(`^arange\((?:(\d+),\s*)?(\d+)\)`)
-	languageInput = regexp.MustCompile(`^language_input\(\)\s*(ids|mask)\b`)
+	languageInput = regexp.MustCompile(`^language_input\(([^)]*)\)\s*(ids|mask)\b`)
 	firstReal     = regexp.MustCompile(`first (\d+) patches`)
 )
 
@@ -129,11 +129,19 @@ func (f formula) generate(note string) (weights.Raw, error) {
 		}
 		return ints(v, len(v)), nil
 	case languageInput.MatchString(f.From):
-		ids, mask := LanguageInput()
-		if languageInput.FindStringSubmatch(f.From)[1] == "ids" {
-			return ints(ids, 1, len(ids)), nil
+		m := languageInput.FindStringSubmatch(f.From)
+		seq, length := 2048, 1500
+		if given := sizes(m[1]); len(given) == 2 {
+			seq, length = given[0], given[1]
 		}
-		return ints(mask, 1, len(mask)), nil
+		if seq < 0 || seq > maxInput || length < 1 || length > seq {
+			return weights.Raw{}, fmt.Errorf("%d tokens in %d positions", length, seq)
+		}
+		ids, mask := languageIDs(seq, length)
+		if m[2] == "ids" {
+			return ints(ids, 1, seq), nil
+		}
+		return ints(mask, 1, seq), nil
 	case strings.Contains(f.From, "input_note") && firstReal.MatchString(note):
 		return firstPatches(note, f.Shape)
 	}
@@ -195,10 +203,9 @@ func floatValues(name string, shape []int) (weights.Raw, error) {
 	return weights.Encode(tensor.Of(x, shape...), weights.F32)
 }
 
-// LanguageInput returns the token ids and the mask of the full-size language case: 2048
-// positions, of which 1500 are [CLS], bytes and [SEP]; 52 to 60 are [MASK].
-func LanguageInput() (ids, mask []int64) {
-	const seq, length = 2048, 1500
+// languageIDs returns the token ids and the mask of the full-size language case: of seq
+// positions length are [CLS], bytes and [SEP]; 52 to 60 are [MASK].
+func languageIDs(seq, length int) (ids, mask []int64) {
 	ids, mask = make([]int64, seq), make([]int64, seq)
 	for i := range length {
 		mask[i] = 1
@@ -207,6 +214,7 @@ func LanguageInput() (ids, mask []int64) {
 			ids[i] = 3
 		}
 	}
-	ids[0], ids[length-1] = 4, 5
+	ids[0] = 4
+	ids[length-1] = 5
 	return ids, mask
 }
