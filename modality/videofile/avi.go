@@ -51,7 +51,7 @@ func openAVI(f *file) (*Video, error) {
 	if w.sound {
 		v.Notes = append(v.Notes, "sound inside the AVI is not read: give it as a file of its own")
 	}
-	p := &pictures{n: len(w.frames), limits: f.limits, load: func(ctx context.Context, i int) (media.Input, error) {
+	p := &pictures{limits: f.limits, load: func(ctx context.Context, i int) (media.Input, error) {
 		s := w.frames[i]
 		b := make([]byte, s.to-s.from)
 		if _, err := media.NewReaderAt(ctx, f.at).ReadAt(b, s.from); err != nil && err != io.EOF {

@@ -67,7 +67,7 @@ func openMultipart(f *file) (*Video, error) {
 		return nil, err
 	}
 	v.Frames = len(frames)
-	p := &pictures{n: len(frames), limits: f.limits, load: func(ctx context.Context, i int) (media.Input, error) {
+	p := &pictures{limits: f.limits, load: func(ctx context.Context, i int) (media.Input, error) {
 		name, body, err := readPart(&file{ctx: ctx, at: f.at, limits: f.limits}, frames[i], f.limits.Decoded)
 		return media.Bytes(name, body), err
 	}}

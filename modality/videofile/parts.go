@@ -1,57 +1,90 @@
 package videofile
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/mmserve/mmserve/modality/imagefile"
 	"github.com/mmserve/mmserve/modality/media"
 )
 
-// partsConfig reads the config of a composite from the heads of its parts.
-func partsConfig(ctx context.Context, h media.Header) (Config, error) {
-	var pictures []media.Header
-	c := Config{MediaType: "multipart/mixed"}
-	for _, p := range h.Parts {
+// composite is what the heads of an input's parts say.
+type composite struct {
+	pictures []int // indices of parts, in natural order of their names
+	sound    int   // index of the sound track, -1 for none
+}
+
+// sortParts tells pictures from the one sound track that may come with them.
+func sortParts(h media.Header) (composite, error) {
+	c := composite{sound: -1}
+	for i, p := range h.Parts {
 		switch {
 		case imagefile.Sniff(p.Head) != "":
-			pictures = append(pictures, p)
-		case isAudio(p.Name) && c.Audio == "":
-			p.Limits = h.Limits
-			c.Audio, c.Sound = p.Name, func() (media.Header, error) { return p, nil }
+			c.pictures = append(c.pictures, i)
+		case isSound(p) && c.sound < 0:
+			c.sound = i
 		default:
-			return c, media.Errorf(media.Unsupported, "video: part %q is neither a picture nor sound", clip(p.Name))
+			return c, media.Errorf(media.Unsupported, "video: part %d %q is neither a picture nor the one sound track", i, clip(p.Name))
 		}
 	}
-	if len(pictures) == 0 {
+	if len(c.pictures) == 0 {
 		return c, media.Errorf(media.Empty, "video: no frames")
 	}
-	if err := media.Check("video: frames", h.Limits.WithDefaults().Frames, len(pictures)); err != nil {
-		return c, err
+	slices.SortStableFunc(c.pictures, func(a, b int) int { return natural(h.Parts[a].Name, h.Parts[b].Name) })
+	return c, media.Check("video: frames", h.Limits.WithDefaults().Frames, len(c.pictures))
+}
+
+// isSound goes by name, declared type and signature.
+func isSound(p media.Header) bool {
+	if isAudio(p.Name) || strings.HasPrefix(p.MediaType, "audio/") {
+		return true
 	}
-	first := slices.MinFunc(pictures, func(a, b media.Header) int { return natural(a.Name, b.Name) })
+	return bytes.HasPrefix(p.Head, []byte("fLaC")) || bytes.HasPrefix(p.Head, []byte("ID3")) ||
+		len(p.Head) >= 12 && string(p.Head[:4]) == "RIFF" && string(p.Head[8:12]) == "WAVE"
+}
+
+// partsConfig is the config of a composite.
+func partsConfig(ctx context.Context, h media.Header) (Config, error) {
+	parts, err := sortParts(h)
+	if err != nil {
+		return Config{}, err
+	}
+	c := Config{MediaType: "multipart/mixed", Frames: len(parts.pictures)}
+	if parts.sound >= 0 {
+		p := h.Parts[parts.sound]
+		p.Limits = h.Limits
+		c.Sound = func() (media.Header, error) { return p, nil }
+		if c.Audio = p.Name; c.Audio == "" {
+			c.Audio = fmt.Sprintf("part %d", parts.sound)
+		}
+	}
+	first := h.Parts[parts.pictures[0]]
 	first.Limits = h.Limits
 	ic, err := imagefile.ReadConfig(ctx, first, imagefile.Options{})
 	if err != nil {
 		return c, inFrame(0, err)
 	}
-	c.Frames, c.Width, c.Height, c.DecodedBytes = len(pictures), ic.Width, ic.Height, ic.DecodedBytes
+	c.Width, c.Height, c.DecodedBytes = ic.Width, ic.Height, ic.DecodedBytes
 	return c, nil
 }
 
-// openParts opens a composite: its pictures in natural order of their names (parts without
-// names stay as they come), and at most one sound track.
+// openParts opens a composite. Parts that can be read once are kept.
 func openParts(ctx context.Context, in media.Input) (*Video, error) {
 	v := &Video{}
-	for i := range in.Parts {
-		part, done, err := media.Spool(ctx, withLimits(in.Parts[i], in.Limits))
+	kept := make([]media.Input, len(in.Parts))
+	for i, p := range in.Parts {
+		p.Limits = in.Limits
+		part, done, err := media.Spool(ctx, p)
 		if err != nil {
 			v.Close()
 			return nil, err
 		}
-		in.Parts[i] = part
-		v.done = append(v.done, done)
+		kept[i], v.done = part, append(v.done, done)
 	}
+	in.Parts = kept
 	h, err := in.Header()
 	if err == nil {
 		v.Config, err = partsConfig(ctx, h)
@@ -60,24 +93,14 @@ func openParts(ctx context.Context, in media.Input) (*Video, error) {
 		v.Close()
 		return nil, err
 	}
-	var frames []media.Input
-	for i, p := range in.Parts {
-		switch {
-		case imagefile.Sniff(h.Parts[i].Head) != "":
-			frames = append(frames, p)
-		case p.Name == v.Config.Audio:
-			v.audio = &in.Parts[i]
-		}
+	parts, _ := sortParts(h)
+	if parts.sound >= 0 {
+		v.audio = &kept[parts.sound]
 	}
-	slices.SortStableFunc(frames, func(a, b media.Input) int { return natural(a.Name, b.Name) })
-	v.frames = &pictures{n: len(frames), limits: in.Limits,
-		load: func(_ context.Context, i int) (media.Input, error) { return frames[i], nil }}
+	v.frames = &pictures{limits: in.Limits, load: func(_ context.Context, i int) (media.Input, error) {
+		return kept[parts.pictures[i]], nil
+	}}
 	return v, nil
-}
-
-func withLimits(in media.Input, l media.Limits) media.Input {
-	in.Limits = l
-	return in
 }
 
 // clip shortens a foreign name for an error.

@@ -174,7 +174,6 @@ func (v *Video) Close() error {
 
 // pictures are frames that are whole encoded pictures: of them, load gives the bytes.
 type pictures struct {
-	n      int
 	load   func(ctx context.Context, i int) (media.Input, error)
 	limits media.Limits
 }

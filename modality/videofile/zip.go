@@ -55,7 +55,7 @@ func openZip(f *file) (*Video, error) {
 	}
 	slices.SortStableFunc(frames, func(a, b *zip.File) int { return natural(a.Name, b.Name) })
 	v.Frames = len(frames)
-	p := &pictures{n: len(frames), limits: f.limits, load: func(ctx context.Context, i int) (media.Input, error) {
+	p := &pictures{limits: f.limits, load: func(ctx context.Context, i int) (media.Input, error) {
 		b, err := readEntry(ctx, frames[i])
 		return media.Bytes(frames[i].Name, b), err
 	}}
