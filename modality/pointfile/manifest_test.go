@@ -62,6 +62,7 @@ type found struct {
 	pointfile.Header
 	points, finite int64
 	lo, hi         [3]float64
+	all            []pointfile.Point
 }
 
 func readFile(path string) (*found, error) {
@@ -89,6 +90,7 @@ func drain(r *pointfile.Reader) (*found, error) {
 	block := make([]pointfile.Point, 100)
 	for {
 		n, err := r.Read(block)
+		out.all = append(out.all, block[:n]...)
 		for i := range block[:n] {
 			out.points++
 			if !block[i].Finite() {
