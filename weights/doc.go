@@ -23,6 +23,6 @@
 // float32 where float32 can hold it, rounded to nearest even where it cannot. A weight that
 // is NaN or infinite is an error that names its tensor.
 //
-// To add a container format: a reader that fills a catalogue (see catalogue in source.go)
-// and a line in Open.
+// To add a container format: a reader that enters each tensor's place in a Checkpoint, and a
+// case in Checkpoint.read.
 package weights

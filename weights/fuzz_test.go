@@ -2,6 +2,7 @@ package weights
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,7 +110,21 @@ func FuzzPickle(f *testing.F) {
 		if src, err := Parse("fuzz.bin", data); err == nil {
 			readAll(t, src)
 		}
+		if src, err := Parse("fuzz.pt", zipped(data)); err == nil {
+			readAll(t, src)
+		}
 	})
+}
+
+// zipped puts a pickle into a torch file with two small storages.
+func zipped(pickle []byte) []byte {
+	var b bytes.Buffer
+	z := zipWriter{w: &b, archive: "a"}
+	for name, data := range map[string][]byte{"data.pkl": pickle, "data/0": make([]byte, 64), "data/1": make([]byte, 8)} {
+		z.entry(name, func(w io.Writer) error { _, err := w.Write(data); return err })
+	}
+	z.close()
+	return b.Bytes()
 }
 
 func mustBytes(f *testing.F, path string) []byte {

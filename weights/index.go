@@ -82,21 +82,15 @@ func (c *Checkpoint) addIndex(root *os.Root, index io.Reader) error {
 	if len(files) > maxShards {
 		return fmt.Errorf("%d shards, at most %d", len(files), maxShards)
 	}
-	held := map[string]string{}
+	shard := map[*mapped]string{}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		before := len(c.files)
 		if err := c.addShard(root, name); err != nil {
 			return fmt.Errorf("shard %s: %w", clip(name), err)
 		}
-		shard := c.files[before]
-		for t, e := range c.entries {
-			if e.file == shard {
-				held[t] = name
-			}
-		}
+		shard[c.files[len(c.files)-1]] = name
 	}
 	for _, t := range slices.Sorted(maps.Keys(where)) {
-		if held[t] != where[t] {
+		if e, ok := c.entries[t]; !ok || shard[e.file] != where[t] {
 			return fmt.Errorf("tensor %q is not in shard %s", clip(t), clip(where[t]))
 		}
 	}

@@ -33,7 +33,7 @@ func (s Scope) LinearT(name string, out, in int) *kernel.Packed {
 	fine := true
 	return kernel.Pack(out, in, s.dtype, func(i int, dst []float32) {
 		t.row(i, dst)
-		fine = fine && s.finite(name, dst, 0)
+		fine = fine && s.finite(name, dst, i, out)
 	})
 }
 
@@ -47,7 +47,7 @@ func (s Scope) pack(name string, v values, out, in int) *kernel.Packed {
 	fine := true
 	return kernel.Pack(out, in, s.dtype, func(i int, dst []float32) {
 		r.row(i, dst)
-		fine = fine && s.finite(name, dst, i*in)
+		fine = fine && s.finite(name, dst, i*in, 1)
 	})
 }
 
@@ -68,7 +68,7 @@ func (s Scope) raw16(name string, v values, out, in int) (*kernel.Packed, bool) 
 		if h&exp == exp {
 			var x [1]float32
 			v.raw.Float32s(x[:], i)
-			s.finite(name, x[:], i)
+			s.finite(name, x[:], i, 1)
 			break
 		}
 	}

@@ -122,7 +122,7 @@ func (s Scope) Tensor(name string, shape ...int) tensor.Tensor {
 	}
 	out := tensor.New(shape...)
 	src.fill(out.Data, 0)
-	s.finite(name, out.Data, 0)
+	s.finite(name, out.Data, 0, 1)
 	src.done()
 	return out
 }
@@ -201,12 +201,12 @@ func (v values) done() {
 	}
 }
 
-// finite notes a tensor that holds NaN or an infinity; x starts at element from. It reports
-// whether all is well.
-func (s Scope) finite(name string, x []float32, from int) bool {
+// finite notes a tensor that holds NaN or an infinity; x holds its elements from, from+step,
+// and so on. It reports whether all is well.
+func (s Scope) finite(name string, x []float32, from, step int) bool {
 	for i, f := range x {
 		if math.Float32bits(f)&0x7f800000 == 0x7f800000 {
-			s.b.err.bad(s.prefix+name, fmt.Sprintf("element %d is %v", from+i, f))
+			s.b.err.bad(s.prefix+name, fmt.Sprintf("element %d is %v", from+i*step, f))
 			return false
 		}
 	}

@@ -32,7 +32,7 @@ func (s Scope) Table(name string, rows, dim int) Table {
 	r, row, fine := tableRows(v, rows, dim), make([]float32, dim), true
 	for i := 0; i < rows && fine; i++ {
 		r.row(i, row)
-		fine = s.finite(name, row, i*dim)
+		fine = s.finite(name, row, i*dim, 1)
 		if v.gen != nil {
 			t.raw.Data = appendFloats(t.raw.Data, row, F32)
 		}
