@@ -19,7 +19,7 @@ import (
 )
 
 // pointFile is a path in the media set: the copied part, or all of it at MMSERVE_MEDIA.
-func pointFile(t *testing.T, name string) string {
+func pointFile(t testing.TB, name string) string {
 	t.Helper()
 	dir := os.Getenv("MMSERVE_MEDIA")
 	if dir == "" {
@@ -32,7 +32,7 @@ func pointFile(t *testing.T, name string) string {
 	return path
 }
 
-func openPoints(t *testing.T, options string) modality.Adapter {
+func openPoints(t testing.TB, options string) modality.Adapter {
 	t.Helper()
 	a, err := modality.New("pointcloud", json.RawMessage(options))
 	if err != nil {

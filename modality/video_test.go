@@ -16,7 +16,7 @@ import (
 )
 
 // zipVideo is an archive of n PNG frames whose pixels tell their frame, row and column.
-func zipVideo(t *testing.T, n, w, h int) []byte {
+func zipVideo(t testing.TB, n, w, h int) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
@@ -39,7 +39,7 @@ func zipVideo(t *testing.T, n, w, h int) []byte {
 	return b.Bytes()
 }
 
-func openVideo(t *testing.T, options string) modality.Adapter {
+func openVideo(t testing.TB, options string) modality.Adapter {
 	t.Helper()
 	a, err := modality.New("video", json.RawMessage(options))
 	if err != nil {
@@ -224,7 +224,7 @@ func TestVideoWithSound(t *testing.T) {
 	}
 }
 
-func pngFrame(t *testing.T) []byte {
+func pngFrame(t testing.TB) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	if err := png.Encode(&b, image.NewNRGBA(image.Rect(0, 0, 4, 4))); err != nil {

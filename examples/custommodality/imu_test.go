@@ -5,10 +5,19 @@ import (
 
 	"github.com/mmserve/mmserve/examples/custommodality"
 	"github.com/mmserve/mmserve/modality/media"
+	"github.com/mmserve/mmserve/modality/modalitytest"
 	"github.com/mmserve/mmserve/tensor"
 )
 
 const walk = "t,ax,ay,az,gx,gy,gz\n0,0.5,0,9.8,0,0,0\n0.01,0.25,0,9.75,0,0,-1\n"
+
+func TestConformance(t *testing.T) {
+	a, err := custommodality.Open(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modalitytest.Run(t, a, modalitytest.Sample{Name: "walk.imu", Data: []byte(walk)})
+}
 
 func TestRows(t *testing.T) {
 	a, err := custommodality.Open(nil)
