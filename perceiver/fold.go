@@ -41,6 +41,9 @@ func newFoldedCross(queries, wk tensor.Tensor, norm nn.LayerNorm, scale float32)
 
 // sums writes γ∘Σ a x̂ + β, the weighted sums of the normalised rows, to dst (N×C).
 func (f *foldedCross) sums(ctx context.Context, a *tensor.Arena, dst tensor.Tensor, in Input, opt Options) error {
+	if g, ok := asGrid(in); ok {
+		return f.gridSums(ctx, a, dst, g, opt)
+	}
 	n, c := dst.Dim(0), dst.Dim(1)
 	var s kernel.Stream
 	s.Start(1, 0, c, c, n, f.scale, f.queries.Data, c)
