@@ -1,4 +1,459 @@
 package pipeline
 
-// nativeArch is the architecture of a model.json that names none.
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/mmserve/mmserve/internal/kernel"
+	"github.com/mmserve/mmserve/internal/nn"
+	"github.com/mmserve/mmserve/modality"
+	"github.com/mmserve/mmserve/modality/media"
+	"github.com/mmserve/mmserve/perceiver"
+	"github.com/mmserve/mmserve/resampler"
+	"github.com/mmserve/mmserve/tensor"
+	"github.com/mmserve/mmserve/weights"
+)
+
+// nativeArch is the architecture of a model.json.
 const nativeArch = "mmserve"
+
+func init() { Register(nativeArch, openNative) }
+
+// nativeModel answers a composition: media through their own rows into one shared encoder,
+// heads that query its latents, a resampler to soft tokens, a caption language model.
+type nativeModel struct {
+	base
+	config    *nativeConfig
+	encoderIs perceiver.Config
+	media     map[string]*nativeRows
+	encoder   *perceiver.Encoder
+	decoder   *perceiver.Decoder
+	heads     map[string]nativeOutput
+	order     []string // names of heads, sorted
+	resampler *resampler.Resampler
+	caption   *captioner
+}
+
+// nativeOutput is a loaded head.
+type nativeOutput struct {
+	nativeHead
+	query     tensor.Tensor // 1×D; for masked bytes empty
+	rowsQuery nn.Linear     // masked bytes: a row to its query
+	out       nn.Linear
+}
+
+func openNative(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model, error) {
+	c, err := parseNative(d.Config)
+	if err != nil {
+		return nil, fmt.Errorf("pipeline: %s: %w", d.name(), err)
+	}
+	if c.DType != "" && opt.DType == kernel.F32 {
+		if opt.DType, err = kernel.ParseDType(c.DType); err != nil {
+			return nil, fmt.Errorf("pipeline: %s: dtype: %w", d.name(), err)
+		}
+		s = s.WithDType(opt.DType)
+	}
+	m := &nativeModel{config: c, media: map[string]*nativeRows{}, heads: map[string]nativeOutput{}}
+	if err := m.build(s, opt); err != nil {
+		return nil, fmt.Errorf("pipeline: %s: %w", d.name(), err)
+	}
+	m.describe(d, m.encoderIs, opt)
+	m.info.Name, m.info.Task = c.Name, "several"
+	m.info.Modalities = slices.Sorted(maps.Keys(m.media))
+	if r := m.resampler; r != nil {
+		m.info.Outputs = append(m.info.Outputs, OutputSoftTokens)
+		m.info.SoftTokens, m.info.SoftTokenDim = r.Config.Count(), r.Config.Out
+		m.info.SoftTokenKind = "cross_attention"
+	}
+	return m, nil
+}
+
+// build loads every part.
+func (m *nativeModel) build(s weights.Scope, opt Options) error {
+	c, popt := m.config, perceiver.Options{Plain: opt.Plain}
+	// Stems are small and precede everything else: they stay in float32.
+	for name, mod := range c.Modalities {
+		rows, err := newNativeRows(s.At("modalities", name).WithDType(kernel.F32), name, c.withParsing(mod), c.RowChannels)
+		if err != nil {
+			return err
+		}
+		m.media[name] = rows
+	}
+	var err error
+	if m.encoderIs, err = perceiver.ParseConfig(c.Encoder); err != nil {
+		return err
+	}
+	if m.encoder, err = perceiver.NewEncoder(s, m.encoderIs, c.RowChannels, popt); err != nil {
+		return err
+	}
+	if err := m.buildHeads(s, popt); err != nil {
+		return err
+	}
+	if r := c.Resampler; r != nil {
+		m.resampler, err = resampler.New(s.At("resampler"), resampler.Config{
+			Kind: resampler.OpenFlamingo, In: r.Dim, Width: r.Dim, Out: r.Dim, Latents: r.Latents, Depth: r.Depth,
+			Heads: r.Heads, HeadDim: r.DimHead, Hidden: r.Dim * r.FFMult, Act: kernel.GELU, Eps: 1e-5,
+		})
+		if err != nil {
+			return err
+		}
+		if r.Dim != m.encoderIs.LatentDim {
+			return fmt.Errorf("resampler.dim: %d, the encoder's d_latents is %d", r.Dim, m.encoderIs.LatentDim)
+		}
+	}
+	if len(c.Caption) > 0 {
+		m.caption, err = newCaptioner(s.At("caption"), c.Caption, m.resampler)
+	}
+	return err
+}
+
+// withParsing lets a text adapter read "[MASK]" where a head fills masks.
+func (c *nativeConfig) withParsing(m nativeModality) nativeModality {
+	masks := slices.ContainsFunc(slices.Collect(maps.Values(c.Heads)), func(h nativeHead) bool { return h.Kind == headMaskedBytes })
+	if m.Adapter != "text" || !masks {
+		return m
+	}
+	options := map[string]json.RawMessage{}
+	if len(m.Options) > 0 && json.Unmarshal(m.Options, &options) != nil {
+		return m // the adapter says what is wrong with its options
+	}
+	if _, said := options["parse"]; !said {
+		options["parse"] = json.RawMessage("true")
+	}
+	m.Options = mustJSON(options)
+	return m
+}
+
+func (m *nativeModel) buildHeads(s weights.Scope, opt perceiver.Options) (err error) {
+	c := m.config
+	if c.Decoder == nil {
+		return nil
+	}
+	d := m.encoderIs.LatentDim
+	m.decoder, err = perceiver.NewDecoder(s.At("decoder"), perceiver.DecoderConfig{
+		QueryDim: d, LatentDim: d, QKChannels: c.Decoder.QK, VChannels: c.Decoder.V, Heads: c.Decoder.Heads,
+		Widening: c.Decoder.Widening, Act: c.Decoder.Act, Residual: c.Decoder.Residual,
+	}, opt)
+	if err != nil {
+		return err
+	}
+	m.order = slices.Sorted(maps.Keys(c.Heads))
+	for _, name := range m.order {
+		h := c.Heads[name]
+		at := s.At("heads", name)
+		out := nativeOutput{nativeHead: h, out: nn.NewLinear(at, d, h.width())}
+		if h.Kind == headMaskedBytes {
+			out.rowsQuery = nn.NewLinear(at.At("query"), c.RowChannels, d)
+		} else {
+			out.query = at.Tensor("query", 1, d)
+		}
+		m.heads[name] = out
+	}
+	return nil
+}
+
+// part is one medium of an item with the rows that read it.
+type nativePart struct {
+	name string
+	in   media.Input
+	rows *nativeRows
+	cost modality.Cost
+}
+
+// parts finds the modality of every part of an item and plans it.
+func (m *nativeModel) parts(ctx context.Context, it Item) ([]nativePart, error) {
+	if len(it.Parts) == 0 {
+		return nil, fmt.Errorf("pipeline: %w: no parts", ErrInput)
+	}
+	var parts []nativePart
+	for _, p := range it.Parts {
+		in := p.Input
+		in.Limits = m.limits
+		h, err := in.Header()
+		if err != nil {
+			return nil, err
+		}
+		name := p.Modality
+		if name == "" {
+			if name, _, err = modality.Detect(h); err != nil {
+				return nil, err
+			}
+		}
+		r, ok := m.media[name]
+		if !ok {
+			return nil, media.Errorf(media.Unsupported, "pipeline: %s takes %s, not %s", m.info.Name, strings.Join(m.info.Modalities, ", "), name)
+		}
+		cost, err := r.adapter.Plan(ctx, h)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, nativePart{name, in, r, cost})
+	}
+	return parts, nil
+}
+
+// Plan says what an item costs.
+func (m *nativeModel) Plan(ctx context.Context, it Item) (Plan, error) {
+	parts, err := m.parts(ctx, it)
+	if err != nil {
+		return Plan{}, err
+	}
+	var plan Plan
+	rows := 0
+	for i, p := range parts {
+		n, flops, err := p.rows.plan(p.cost)
+		if err != nil {
+			return Plan{}, err
+		}
+		if i == 0 {
+			plan.Cost = p.cost
+		} else {
+			plan.Modality, plan.MediaType = "fuse", ""
+			plan.DecodedBytes += p.cost.DecodedBytes
+		}
+		rows += n
+		plan.FLOPs += flops
+	}
+	plan.Rows, plan.RowChannels = rows, m.config.RowChannels
+	plan.FLOPs += encoderFLOPs(m.encoderIs, rows, m.config.RowChannels)
+	return plan, nil
+}
+
+// FLOPs is the work for an input of a cost.
+func (m *nativeModel) FLOPs(c modality.Cost) (float64, error) {
+	r, ok := m.media[c.Modality]
+	if !ok {
+		return 0, media.Errorf(media.Unsupported, "pipeline: %s takes %s, not %s", m.info.Name, strings.Join(m.info.Modalities, ", "), c.Modality)
+	}
+	n, flops, err := r.plan(c)
+	return flops + encoderFLOPs(m.encoderIs, n, m.config.RowChannels), err
+}
+
+// pass is one item on its way through the model: everything lives in the arena.
+type nativePass struct {
+	rows    tensor.Tensor // M×C, all parts after one another
+	latents tensor.Tensor // 1×N×D
+	grid    []int
+	names   []string // modality of each part
+	plan    Plan
+}
+
+// run reads an item and encodes it.
+func (m *nativeModel) run(ctx context.Context, a *tensor.Arena, it Item) (*nativePass, error) {
+	plan, err := m.Plan(ctx, it)
+	if err != nil {
+		return nil, err
+	}
+	parts, err := m.parts(ctx, it)
+	if err != nil {
+		return nil, err
+	}
+	p := &nativePass{plan: plan}
+	var pieces []tensor.Tensor
+	total := 0
+	for _, part := range parts {
+		rows, grid, found, err := part.rows.adapt(ctx, a, part.in)
+		if err != nil {
+			return nil, err
+		}
+		pieces = append(pieces, rows)
+		total += rows.Dim(0)
+		p.names = append(p.names, part.name)
+		p.grid = grid
+		p.plan.Notes = append(p.plan.Notes, found.Notes...)
+	}
+	p.rows = pieces[0]
+	if len(pieces) > 1 {
+		p.grid = nil
+		p.rows = a.New(total, m.config.RowChannels)
+		at := 0
+		for _, piece := range pieces {
+			at += copy(p.rows.Data[at:], piece.Data)
+		}
+	}
+	p.plan.Rows = total
+	p.latents, err = m.encoder.Encode(ctx, a, []perceiver.Input{{Rows: perceiver.Matrix(p.rows)}})
+	return p, err
+}
+
+// answer queries the latents with one head's query: its values, width of the head.
+func (m *nativeModel) answer(ctx context.Context, a *tensor.Arena, latents tensor.Tensor, name string) (tensor.Tensor, error) {
+	h := m.heads[name]
+	return m.query(ctx, a, latents, h, h.query)
+}
+
+// query answers rows of queries (O×D) from latents with a head's Linear: O×width.
+func (m *nativeModel) query(ctx context.Context, a *tensor.Arena, latents tensor.Tensor, h nativeOutput, queries tensor.Tensor) (tensor.Tensor, error) {
+	out := a.New(queries.Dim(0), h.width())
+	err := m.decoder.Decode(ctx, a, m.decoder.Remember(a, latents), []perceiver.Rows{perceiver.Matrix(queries)}, func(_, from int, y tensor.Tensor) error {
+		h.out.Into(out.Slice(from, from+y.Dim(0)), y, kernel.Epilogue{})
+		return nil
+	})
+	if err != nil {
+		return out, err
+	}
+	if h.Kind == headEmbedding {
+		normalise(out.Data)
+	}
+	if !finite(out) {
+		return out, fmt.Errorf("pipeline: head: %w", ErrNotFinite)
+	}
+	return out, nil
+}
+
+// normalise scales a vector to length one.
+func normalise(x []float32) {
+	sum := 0.0
+	for _, v := range x {
+		sum += float64(v) * float64(v)
+	}
+	k := float32(1 / max(math.Sqrt(sum), 1e-12))
+	for i := range x {
+		x[i] *= k
+	}
+}
+
+// embedding is the name of the head that gives vectors for search, "" for none.
+func (m *nativeModel) embedding() string {
+	for _, name := range m.order {
+		if m.heads[name].Kind == headEmbedding {
+			return name
+		}
+	}
+	return ""
+}
+
+// Encode returns the latents of an item. The pooled vector is the embedding head's, where the
+// model has one: a unit vector in the space all its media share.
+func (m *nativeModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*Encoding, error) {
+	a, done := m.arena(opt.Trace)
+	defer done()
+	p, err := m.run(ctx, a, it)
+	if err != nil {
+		return nil, err
+	}
+	enc := &Encoding{Plan: p.plan, Notes: p.plan.Notes, Grid: p.grid}
+	x := p.latents.At(0)
+	if err := fill(enc, opt, x); err != nil {
+		return nil, err
+	}
+	if opt.wants(OutputByteArray) {
+		enc.ByteArray = p.rows.Clone()
+	}
+	if name := m.embedding(); name != "" && opt.wants(OutputPooled) {
+		v, err := m.answer(ctx, a, p.latents, name)
+		if err != nil {
+			return nil, err
+		}
+		enc.Pooled = tensor.Of(v.Clone().Data, v.Cols())
+	}
+	if opt.wants(OutputSoftTokens) && m.resampler != nil {
+		soft, err := m.resampler.Forward(a, resampler.Input{X: p.latents})
+		if err != nil {
+			return nil, err
+		}
+		enc.SoftTokens = soft.At(0).Clone()
+	}
+	if opt.wants(OutputAttention) {
+		enc.Attention, err = attentionOf(ctx, a, m.encoder, perceiver.Input{Rows: perceiver.Matrix(p.rows)}, opt.Latent)
+	}
+	return enc, err
+}
+
+// Predict answers every head that the item's media have, and captions them.
+func (m *nativeModel) Predict(ctx context.Context, it Item, opt PredictOptions) (*Prediction, error) {
+	a, done := m.arena(opt.Trace)
+	defer done()
+	p, err := m.run(ctx, a, it)
+	if err != nil {
+		return nil, err
+	}
+	out := &Prediction{Task: "several", Plan: p.plan, Notes: p.plan.Notes}
+	for _, name := range m.order {
+		h := m.heads[name]
+		if !slices.ContainsFunc(p.names, func(n string) bool { return slices.Contains(h.Modalities, n) }) {
+			continue
+		}
+		switch h.Kind {
+		case headClasses:
+			logits, err := m.answer(ctx, a, p.latents, name)
+			if err != nil {
+				return nil, err
+			}
+			out.Heads = append(out.Heads, Head{Task: name, Classes: topClasses(logits.Row(0), opt.top(), labeler(h.Labels))})
+		case headMaskedBytes:
+			if err := m.fillMasks(ctx, a, it, p, h, opt.top(), out); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if m.caption != nil && !slices.Contains(p.names, "text") {
+		out.Caption, err = m.caption.say(ctx, a, m.resampler, p.latents)
+	}
+	return out, err
+}
+
+// fillMasks answers the masked bytes of a text, when it has any.
+func (m *nativeModel) fillMasks(ctx context.Context, a *tensor.Arena, it Item, p *nativePass, h nativeOutput, top int, out *Prediction) error {
+	if len(p.names) != 1 || p.names[0] != "text" {
+		return nil
+	}
+	values, err := m.textIDs(ctx, it)
+	if err != nil {
+		return err
+	}
+	var at []int
+	for i, id := range values {
+		if id == modality.MASK && i < p.rows.Dim(0) {
+			at = append(at, i)
+		}
+	}
+	if len(at) == 0 {
+		return nil
+	}
+	rows := a.New(len(at), m.config.RowChannels)
+	for i, r := range at {
+		copy(rows.Row(i), p.rows.Row(r))
+	}
+	logits, err := m.query(ctx, a, p.latents, h, h.rowsQuery.Forward(a, rows))
+	if err != nil {
+		return err
+	}
+	for i, pos := range at {
+		c := topClasses(logits.Row(i), top, byteLabel)
+		out.Masks = append(out.Masks, Masked{Position: pos, Candidates: c})
+		values[pos] = c[0].Index
+	}
+	out.Text = modality.Tokenizer{}.Decode(values, true)
+	return nil
+}
+
+// textIDs reads a text's ids through its adapter.
+func (m *nativeModel) textIDs(ctx context.Context, it Item) ([]int, error) {
+	parts, err := m.parts(ctx, it)
+	if err != nil {
+		return nil, err
+	}
+	arr, err := parts[0].rows.adapter.Adapt(ctx, parts[0].in)
+	if err != nil {
+		return nil, err
+	}
+	defer arr.Close()
+	t, err := materialise(ctx, arr)
+	if err != nil || t.Dim(1) != 1 {
+		return nil, err
+	}
+	ids := make([]int, len(t.Data))
+	for i, v := range t.Data {
+		ids[i] = int(v)
+	}
+	return ids, nil
+}
+
+// Canary is a short text, or nothing where the model reads none.
+func (m *nativeModel) Canary() Item { return Item{Parts: []Part{TextPart("canary")}} }

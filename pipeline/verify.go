@@ -4,14 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/mmserve/mmserve/internal/refcase"
 	"github.com/mmserve/mmserve/perceiver"
-	"github.com/mmserve/mmserve/resampler"
+	"github.com/mmserve/mmserve/pipeline/conditioned"
 	"github.com/mmserve/mmserve/tensor"
-	"github.com/mmserve/mmserve/vision"
 	"github.com/mmserve/mmserve/weights"
 )
 
@@ -25,13 +25,6 @@ type Verdict struct {
 	Seconds   float64 `json:"seconds"` // load, forward and comparison
 	Stages    int     `json:"stages"`
 	Err       error   `json:"-"` // why it failed
-}
-
-// caseKinds runs cases that say their kind: the family before the slash of "resampler/idefics".
-// Each emits every stage of the case.
-var caseKinds = map[string]func(a *tensor.Arena, c *refcase.Case) error{
-	"resampler": resampler.RunCase,
-	"vision":    vision.RunCase,
 }
 
 // Verify loads the reference case in dir as serving would load the model, runs its inputs and
@@ -55,9 +48,8 @@ func Verify(ctx context.Context, dir string, opt Options) Verdict {
 
 // runCase runs a case by its kind or its architecture.
 func runCase(ctx context.Context, c *refcase.Case, opt Options, emit func(string, tensor.Tensor)) error {
-	family, _, _ := strings.Cut(c.Kind, "/")
-	if run, ok := caseKinds[family]; ok {
-		return run(&tensor.Arena{Trace: emit}, c)
+	if slices.Contains(conditioned.Kinds, c.Kind) {
+		return conditioned.RunCase(ctx, &tensor.Arena{Trace: emit}, c)
 	}
 	if c.Kind == "checkpoint" {
 		return runCheckpoint(c, emit)

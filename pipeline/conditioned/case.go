@@ -66,8 +66,16 @@ func runModel(ctx context.Context, a *tensor.Arena, c *refcase.Case) error {
 		}
 		prompts = append(prompts, prompt)
 	}
+	if !r.scored() {
+		return nil
+	}
 	return r.batch(ctx, prompts)
 }
+
+// scored reports whether the case's files hold the whole output layer. A checkpoint over a
+// LLaMA does not (see flamingo.Model.Scored): its logits cannot be had from its files, and
+// are not reported.
+func (r *caseRun) scored() bool { return r.m.LM.Scored() == r.m.LM.Config.Vocab }
 
 func loadCase(c *refcase.Case) (*Model, error) {
 	var from Sources
@@ -122,7 +130,11 @@ func (r *caseRun) prompt(ctx context.Context, p string) (flamingo.Prompt, error)
 	if err := r.m.LM.Condition(r.a, seq, prompt.Media); err != nil {
 		return prompt, err
 	}
-	r.a.Trace = func(name string, t tensor.Tensor) { r.emit(p+"."+name, t) }
+	r.a.Trace = func(name string, t tensor.Tensor) {
+		if name != "logits" || r.scored() {
+			r.emit(p+"."+name, t)
+		}
+	}
 	if _, err := r.m.LM.Forward(r.a, []flamingo.Part{{Seq: seq, Tokens: ids, Visible: prompt.Visible}}, true); err != nil {
 		return prompt, err
 	}
@@ -135,6 +147,9 @@ func (r *caseRun) prompt(ctx context.Context, p string) (flamingo.Prompt, error)
 	}
 	r.emit(p+".text_time", time)
 	r.a.Trace = nil
+	if !r.scored() {
+		return prompt, nil
+	}
 	out, err := r.m.LM.Generate(ctx, []flamingo.Prompt{prompt}, flamingo.Options{MaxTokens: caseTokens})
 	if err != nil {
 		return prompt, err
