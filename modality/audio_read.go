@@ -1,6 +1,7 @@
 package modality
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -27,12 +28,9 @@ func (a *audioAdapter) hold() int64 {
 // while its rows are read, and again from the start when an earlier row is asked for. A
 // forward-only input is read that way without being kept if its header tells its length.
 func (a *audioAdapter) Adapt(ctx context.Context, in Input) (*Array, error) {
-	done := func() {}
-	if in.Stream != nil && !a.forward(ctx, in) {
-		var err error
-		if in, done, err = media.Spool(ctx, in); err != nil {
-			return nil, err
-		}
+	in, done, err := a.replayable(ctx, in)
+	if err != nil {
+		return nil, err
 	}
 	array, err := a.adapt(ctx, in)
 	if err != nil {
@@ -43,15 +41,27 @@ func (a *audioAdapter) Adapt(ctx context.Context, in Input) (*Array, error) {
 	return array, nil
 }
 
-// forward reports whether the rows of a stream can be made in one go: their number is known, and
-// they do not depend on what comes later.
-func (a *audioAdapter) forward(ctx context.Context, in Input) bool {
+// replayable keeps the bytes of a stream whose rows cannot be made in one go: their number is not
+// known, or they depend on what comes later.
+func (a *audioAdapter) replayable(ctx context.Context, in Input) (out Input, done func(), err error) {
+	done = func() {}
+	if in.Stream == nil {
+		return in, done, nil
+	}
 	h, err := in.Header()
 	if err != nil {
-		return false
+		return in, nil, err
+	}
+	if len(h.Head) < media.HeadBytes { // all there is
+		out = in
+		out.Stream, out.At, out.Size = nil, bytes.NewReader(bytes.Clone(h.Head)), int64(len(h.Head))
+		return out, done, nil
 	}
 	c, err := a.Plan(ctx, h)
-	return err == nil && !c.Estimated && (a.mel.Range == 0 || a.kept(int64(c.Rows)))
+	if err == nil && !c.Estimated && (a.mel.Range == 0 || a.kept(int64(c.Rows))) {
+		return in, done, nil
+	}
+	return media.Spool(ctx, in)
 }
 
 func (a *audioAdapter) kept(rows int64) bool { return rows*int64(a.content()) <= a.hold() }
