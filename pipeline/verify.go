@@ -54,8 +54,8 @@ func runCase(ctx context.Context, c *refcase.Case, opt Options, emit func(string
 	if c.Kind == "checkpoint" {
 		return runCheckpoint(c, emit)
 	}
-	if c.Config == nil {
-		return fmt.Errorf("pipeline: case %s: kind %q is not known and there is no config.json", c.Name, c.Kind)
+	if c.Config == nil && !c.Has(nativeFile) {
+		return fmt.Errorf("pipeline: case %s: kind %q is not known and there is neither %s nor %s", c.Name, c.Kind, configFile, nativeFile)
 	}
 	src, err := c.Source()
 	if err != nil {

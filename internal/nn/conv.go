@@ -10,13 +10,12 @@ import (
 )
 
 // Conv2D is a two-dimensional convolution over channels-last pictures: B×H×W×C in,
-// B×H'×W'×Out out, zero padding Pad on all four sides. Weights are published as
-// out×in×K×K ("weight") with an optional "bias" (out).
+// B×H'×W'×Out out, zero padding on all sides. A one-dimensional one is a picture of W = 1.
 type Conv2D struct {
 	linear       Linear // columns ordered (ky, kx, c), to fit the rows gathered from the picture
 	In, Out      int
-	K, Stride    int
-	Pad          int
+	K            [2]int // kernel height and width
+	Stride, Pad  [2]int
 	rowsPerBlock int
 }
 
@@ -25,32 +24,49 @@ const convBlockValues = 1 << 18
 
 // NewConv2D reads "weight" (out×in×k×k) and, with bias, "bias" (out).
 func NewConv2D(s weights.Scope, in, out, k, stride, pad int, bias bool) Conv2D {
-	w := s.Tensor("weight", out, in, k, k)
-	packed := kernel.Pack(out, in*k*k, s.ComputeDType(), func(o int, dst []float32) {
-		src := w.At(o)
+	return NewConv(s, in, out, []int{k, k}, []int{stride, stride}, []int{pad, pad}, bias)
+}
+
+// NewConv reads "weight" (out×in×kernel axes, one or two) and, with bias, "bias" (out).
+func NewConv(s weights.Scope, in, out int, kernelSize, stride, pad []int, bias bool) Conv2D {
+	pair := func(v []int, one int) [2]int {
+		if len(v) == 1 {
+			return [2]int{v[0], one}
+		}
+		return [2]int{v[0], v[1]}
+	}
+	conv := Conv2D{In: in, Out: out, K: pair(kernelSize, 1), Stride: pair(stride, 1), Pad: pair(pad, 0)}
+	taps := conv.K[0] * conv.K[1]
+	w := s.Tensor("weight", append([]int{out, in}, kernelSize...)...)
+	conv.linear.W = kernel.Pack(out, in*taps, s.ComputeDType(), func(o int, dst []float32) {
+		src := w.Data[o*in*taps:]
 		for c := range in {
-			plane := src.At(c).Data
-			for t, x := range plane {
+			for t, x := range src[c*taps : (c+1)*taps] {
 				dst[t*in+c] = x
 			}
 		}
 	})
-	conv := Conv2D{linear: Linear{W: packed}, In: in, Out: out, K: k, Stride: stride, Pad: pad}
 	if bias {
 		conv.linear.Bias = s.Tensor("bias", out).Data
 	}
-	conv.rowsPerBlock = max(64, convBlockValues/(in*k*k))
+	conv.rowsPerBlock = max(64, convBlockValues/(in*taps))
 	return conv
 }
 
 // Size returns the output height and width for an h×w picture.
 func (c Conv2D) Size(h, w int) (int, int) {
-	return (h+2*c.Pad-c.K)/c.Stride + 1, (w+2*c.Pad-c.K)/c.Stride + 1
+	return (h+2*c.Pad[0]-c.K[0])/c.Stride[0] + 1, (w+2*c.Pad[1]-c.K[1])/c.Stride[1] + 1
 }
 
 // Forward convolves x (B×H×W×In) and returns B×H'×W'×Out with act applied, as scratch.
 // Rows are gathered in blocks: the im2col matrix is never held whole.
 func (c Conv2D) Forward(a *tensor.Arena, x tensor.Tensor, act kernel.Act) tensor.Tensor {
+	return c.ForwardAdd(a, x, act, tensor.Tensor{})
+}
+
+// ForwardAdd is Forward with a residual of the result's shape added after the activation;
+// an empty one adds nothing.
+func (c Conv2D) ForwardAdd(a *tensor.Arena, x tensor.Tensor, act kernel.Act, residual tensor.Tensor) tensor.Tensor {
 	b, h, w := x.Dim(0), x.Dim(1), x.Dim(2)
 	if x.Dim(3) != c.In {
 		panic(fmt.Sprintf("nn: convolution over %d channels given %v", c.In, x.Shape))
@@ -59,39 +75,43 @@ func (c Conv2D) Forward(a *tensor.Arena, x tensor.Tensor, act kernel.Act) tensor
 	dst := a.New(b, oh, ow, c.Out)
 	mark := a.Mark()
 	defer a.Release(mark)
-	width := c.In * c.K * c.K
+	width := c.In * c.K[0] * c.K[1]
 	cols := a.New(c.rowsPerBlock, width)
 	total := b * oh * ow
 	for from := 0; from < total; from += c.rowsPerBlock {
 		n := min(c.rowsPerBlock, total-from)
-		kernel.Parallel(n, func(i int) {
-			r := from + i
-			img := x.At(r / (oh * ow))
-			c.gather(cols.Row(i), img, r/ow%oh, r%ow)
+		const rowsPerTask = 16
+		kernel.Parallel((n+rowsPerTask-1)/rowsPerTask, func(task int) {
+			for i := task * rowsPerTask; i < min(n, (task+1)*rowsPerTask); i++ {
+				r := from + i
+				c.gather(cols.Row(i), x.Data[r/(oh*ow)*h*w*c.In:], h, w, r/ow%oh, r%ow)
+			}
 		})
-		c.linear.Into(tensor.Of(dst.Data[from*c.Out:(from+n)*c.Out], n, c.Out), cols.Slice(0, n), kernel.Epilogue{Act: act})
+		e := kernel.Epilogue{Act: act, Bias: c.linear.Bias}
+		if residual.Data != nil {
+			e.Residual, e.LDR = residual.Data[from*c.Out:], c.Out
+		}
+		kernel.Gemm(dst.Data[from*c.Out:], c.Out, cols.Data, width, n, c.linear.W, e)
 	}
 	return dst
 }
 
-// gather copies the receptive field of output (oy, ox) into row, zero outside the picture.
-func (c Conv2D) gather(row []float32, img tensor.Tensor, oy, ox int) {
-	h, w := img.Dim(0), img.Dim(1)
-	span := c.K * c.In
-	for ky := range c.K {
-		y := oy*c.Stride + ky - c.Pad
+// gather copies the receptive field of output (oy, ox) of an h×w picture into row, zero
+// outside the picture.
+func (c Conv2D) gather(row, img []float32, h, w, oy, ox int) {
+	span := c.K[1] * c.In
+	x0 := ox*c.Stride[1] - c.Pad[1]
+	lo, hi := min(max(0, -x0), c.K[1]), min(c.K[1], w-x0)
+	for ky := range c.K[0] {
+		y := oy*c.Stride[0] + ky - c.Pad[0]
 		out := row[ky*span : (ky+1)*span]
-		if y < 0 || y >= h {
+		if y < 0 || y >= h || lo >= hi {
 			clear(out)
 			continue
 		}
-		x0 := ox*c.Stride - c.Pad
-		lo, hi := max(0, -x0), min(c.K, w-x0)
-		clear(out[:min(lo, c.K)*c.In])
-		if lo < hi {
-			copy(out[lo*c.In:hi*c.In], img.Data[(y*w+x0+lo)*c.In:(y*w+x0+hi)*c.In])
-		}
-		clear(out[max(hi, 0)*c.In:])
+		clear(out[:lo*c.In])
+		copy(out[lo*c.In:hi*c.In], img[(y*w+x0+lo)*c.In:(y*w+x0+hi)*c.In])
+		clear(out[hi*c.In:])
 	}
 }
 
@@ -127,17 +147,22 @@ func (bn BatchNorm2D) Apply(x tensor.Tensor) {
 // MaxPool returns the k×k maximum at the stride, without padding (partial windows are
 // dropped): x B×H×W×C → B×H'×W'×C.
 func MaxPool(a *tensor.Arena, x tensor.Tensor, k, stride int) tensor.Tensor {
+	return MaxPool2D(a, x, [2]int{k, k}, [2]int{stride, stride})
+}
+
+// MaxPool2D is MaxPool with a window and a stride of two sides.
+func MaxPool2D(a *tensor.Arena, x tensor.Tensor, k, stride [2]int) tensor.Tensor {
 	b, h, w, ch := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
-	oh, ow := (h-k)/stride+1, (w-k)/stride+1
+	oh, ow := (h-k[0])/stride[0]+1, (w-k[1])/stride[1]+1
 	dst := a.New(b, oh, ow, ch)
 	kernel.Parallel(b*oh, func(r int) {
 		img, oy := x.At(r/oh), r%oh
 		for ox := range ow {
 			out := dst.Data[(r*ow+ox)*ch : (r*ow+ox+1)*ch]
-			copy(out, img.Data[(oy*stride*w+ox*stride)*ch:])
-			for ky := range k {
-				for kx := range k {
-					src := img.Data[((oy*stride+ky)*w+ox*stride+kx)*ch:]
+			copy(out, img.Data[(oy*stride[0]*w+ox*stride[1])*ch:])
+			for ky := range k[0] {
+				for kx := range k[1] {
+					src := img.Data[((oy*stride[0]+ky)*w+ox*stride[1]+kx)*ch:]
 					for c := range out {
 						out[c] = max(out[c], src[c])
 					}
