@@ -120,8 +120,11 @@ func FuzzPickle(f *testing.F) {
 func zipped(pickle []byte) []byte {
 	var b bytes.Buffer
 	z := zipWriter{w: &b, archive: "a"}
-	for name, data := range map[string][]byte{"data.pkl": pickle, "data/0": make([]byte, 64), "data/1": make([]byte, 8)} {
-		z.entry(name, func(w io.Writer) error { _, err := w.Write(data); return err })
+	for _, e := range []struct {
+		name string
+		data []byte
+	}{{"data.pkl", pickle}, {"data/0", make([]byte, 64)}, {"data/1", make([]byte, 8)}} {
+		z.entry(e.name, func(w io.Writer) error { _, err := w.Write(e.data); return err })
 	}
 	z.close()
 	return b.Bytes()
