@@ -125,10 +125,13 @@ func (j *attnJob) groupBlocks(threads int) {
 
 // queries is the running state of a group of query blocks of one head.
 type queries struct {
+	set    *set
+	bf16   bool // multiply in bfloat16
 	qk, v  int
+	depth  int       // 32-bit groups of a query: qk values, or pairs of bfloat16
 	n      int       // queries; the last block may be short
 	blocks int       // blocks of 32
-	q      []float32 // [blocks][qk][32], scaled
+	q      []float32 // [blocks][depth][32], scaled
 	o      []float32 // [blocks][v+1][32]: weighted sums of values, then of weights
 	ml     []float32 // [blocks][2][32]: running maximum, sum of the latest tile
 }
@@ -136,37 +139,53 @@ type queries struct {
 // queryFloats is the memory of a group's state.
 func queryFloats(blocks, qk, v int) int { return blocks * panel * (qk + v + 3) }
 
-func newQueries(mem []float32, n, qk, v int) queries {
+func newQueries(set *set, dt DType, mem []float32, n, qk, v int) queries {
 	b := (n + panel - 1) / panel
-	nq, no := b*qk*panel, b*(v+1)*panel
-	return queries{qk: qk, v: v, n: n, blocks: b, q: mem[:nq], o: mem[nq : nq+no], ml: mem[nq+no : nq+no+2*panel*b]}
+	u := queries{set: set, qk: qk, v: v, depth: qk, n: n, blocks: b}
+	if dt == BF16 && set.dots != nil {
+		u.bf16, u.depth = true, (qk+1)/2
+	}
+	nq, no := b*u.depth*panel, b*(v+1)*panel
+	u.q, u.o, u.ml = mem[:nq], mem[nq:nq+no], mem[nq+no:nq+no+2*panel*b]
+	return u
 }
 
 // sums returns the sums of block b: v rows of values, then one of weights.
 func (u *queries) sums(b int) []float32 { return u.o[b*(u.v+1)*panel : (b+1)*(u.v+1)*panel] }
 
 // start packs scaled queries (n×qk, row stride ldq) and clears the sums.
-func (u *queries) start(set *set, q []float32, ldq int, scale float32) {
+func (u *queries) start(s *scratch, q []float32, ldq int, scale float32) {
 	clear(u.o)
 	for b := range u.blocks {
 		ml := u.ml[b*2*panel:]
 		for i := range panel {
 			ml[i], ml[panel+i] = lowest, 0
 		}
-		dst := u.q[b*u.qk*panel : (b+1)*u.qk*panel]
+		dst := u.q[b*u.depth*panel : (b+1)*u.depth*panel]
 		n := min(panel, u.n-b*panel)
 		if n < panel {
 			clear(dst)
 		}
-		set.transposed(dst, panel, q[min(len(q), b*panel*ldq):], ldq, n, u.qk)
-		if len(dst) > 0 {
-			set.scale(&dst[0], len(dst), scale)
+		if len(dst) == 0 {
+			continue
 		}
+		if u.bf16 {
+			row, groups := grow(&s.y, u.qk), grow(&s.b, n*u.depth)
+			for i := range n {
+				copy(row, q[(b*panel+i)*ldq:])
+				Scale(row, scale)
+				roundRow(s, u.set, groups[i*u.depth:(i+1)*u.depth], row)
+			}
+			u.set.transposed(dst, panel, groups, u.depth, n, u.depth)
+			continue
+		}
+		u.set.transposed(dst, panel, q[b*panel*ldq:], ldq, n, u.qk)
+		u.set.scale(&dst[0], len(dst), scale)
 	}
 }
 
 // finish writes the averages: n×v, row stride ldo. A query that saw no key gives zeros.
-func (u *queries) finish(set *set, out []float32, ldo int) {
+func (u *queries) finish(out []float32, ldo int) {
 	for b := range u.blocks {
 		o := u.sums(b)
 		inv := o[u.v*panel:]
@@ -176,9 +195,9 @@ func (u *queries) finish(set *set, out []float32, ldo int) {
 			}
 		}
 		for r := range u.v {
-			set.mul(&o[r*panel], &o[r*panel], &inv[0], panel)
+			u.set.mul(&o[r*panel], &o[r*panel], &inv[0], panel)
 		}
-		set.transposed(out[b*panel*ldo:], ldo, o, panel, u.v, min(panel, u.n-b*panel))
+		u.set.transposed(out[b*panel*ldo:], ldo, o, panel, u.v, min(panel, u.n-b*panel))
 	}
 }
 
@@ -190,18 +209,18 @@ func (j *attnJob) run(part int) {
 	s := getScratch()
 	defer putScratch(s)
 	blocks := (to - from + panel - 1) / panel
-	u := newQueries(grow(&s.x, queryFloats(blocks, j.QK, j.V)), to-from, j.QK, j.V)
+	u := newQueries(j.set, j.DType, grow(&s.x, queryFloats(blocks, j.QK, j.V)), to-from, j.QK, j.V)
 	j.attend(s, &u, h, kv, from, j.Causal)
 	if j.Causal && u.hidden() {
 		j.attend(s, &u, h, kv, from, false)
 	}
-	u.finish(j.set, j.Out[from*j.LDO+h*j.V:], j.LDO)
+	u.finish(j.Out[from*j.LDO+h*j.V:], j.LDO)
 }
 
 // attend runs the group over all keys; with skip, tiles that Causal hides from the whole
 // group are passed over, which changes nothing for a query that sees any key.
 func (j *attnJob) attend(s *scratch, u *queries, h, kv, from int, skip bool) {
-	u.start(j.set, j.Q[from*j.LDQ+h*j.QK:], j.LDQ, j.Scale)
+	u.start(s, j.Q[from*j.LDQ+h*j.QK:], j.LDQ, j.Scale)
 	for t := 0; t < j.S; t += KeyTile {
 		if skip && t > from+u.n-1+j.S-j.L {
 			break
@@ -217,7 +236,7 @@ func (j *attnJob) attend(s *scratch, u *queries, h, kv, from int, skip bool) {
 		if j.Causal {
 			b.causal, b.diagonal = true, j.S-j.L
 		}
-		u.add(s, j.set, j.K[t*j.LDK+kv*j.QK:], j.LDK, j.VV[t*j.LDV+kv*j.V:], j.LDV, n, b)
+		u.add(s, j.K[t*j.LDK+kv*j.QK:], j.LDK, j.VV[t*j.LDV+kv*j.V:], j.LDV, n, b)
 	}
 }
 
@@ -273,53 +292,89 @@ func (t *tileBias) apply(c []float32, b, n, queries int) {
 // transposed, [key][query], so that they are already packed for the product with the
 // values and softmax runs down the columns. A tile's sums are gathered from zero before they
 // join the running ones: many small weights next to a large one would be lost otherwise.
-func (u *queries) add(s *scratch, set *set, k []float32, ldk int, v []float32, ldv, n int, bias tileBias) {
-	pk := grow(&s.a, n*u.qk)
-	tiles := (n + set.mr - 1) / set.mr
-	for i := range tiles {
-		r0, r1 := split(n, tiles, i), split(n, tiles, i+1)
-		set.transposed(pk[r0*u.qk:r1*u.qk], r1-r0, k[r0*ldk:], ldk, r1-r0, u.qk)
+func (u *queries) add(s *scratch, k []float32, ldk int, v []float32, ldv, n int, bias tileBias) {
+	pk := u.packKeys(s, k, ldk, n)
+	sum := tileArgs{k: n, bks: panel, aks: ldv}
+	tile := u.set.tile
+	if u.bf16 {
+		sum.k, sum.aks = (n+1)/2, u.v
+		pairs := grow(&s.y, sum.k*u.v)
+		if u.v > 0 {
+			u.set.dots.pairRows(&pairs[0], u.v, &v[0], ldv, n, u.v)
+		}
+		v, tile = pairs, u.set.dots.tileBF16
 	}
-	c := grow(&s.c, n*panel)
+	c := grow(&s.c, (KeyTile+maxRows)*panel)
+	part := c[KeyTile*panel:]
 	for b := range u.blocks {
 		queries := min(panel, u.n-b*panel)
 		cols := panelWidth(queries, 0)
-		u.scores(s, set, c, pk, b, n, cols)
+		u.scores(s, c, pk, b, n, cols)
 		bias.apply(c, b, n, queries)
 		o, ml := u.sums(b), u.ml[b*2*panel:(b+1)*2*panel]
 		clear(ml[panel:])
-		set.softmaxTile(&c[0], &ml[0], &o[0], n, u.v+1)
-		set.add(&o[u.v*panel], &o[u.v*panel], &ml[panel], panel)
+		u.set.softmaxTile(&c[0], &ml[0], &o[0], n, u.v+1)
+		u.set.add(&o[u.v*panel], &o[u.v*panel], &ml[panel], panel)
 		t := &s.t
-		t.k, t.acc, t.b, t.bks, t.cols = n, 0, &c[0], panel, cols
-		t.aks = ldv
-		tile := grow(&s.y, set.mr*panel)
-		for r := 0; r < u.v; r += set.mr {
-			t.rows = min(set.mr, u.v-r)
+		*t = sum
+		t.b, t.c, t.cols = &c[0], &part[0], cols
+		if u.bf16 {
+			p := grow(&s.b, sum.k*panel)
+			u.set.dots.pairRows(&p[0], panel, &c[0], panel, n, panel)
+			t.b = &p[0]
+		}
+		for r := 0; r < u.v; r += u.set.mr {
+			t.rows = min(u.set.mr, u.v-r)
 			t.a = &v[r]
-			t.c = &tile[0]
-			set.tile(t)
-			set.add(&o[r*panel], &o[r*panel], &tile[0], t.rows*panel)
+			tile(t)
+			u.set.add(&o[r*panel], &o[r*panel], &part[0], t.rows*panel)
 		}
 	}
 }
 
-func (u *queries) scores(s *scratch, set *set, c, pk []float32, b, n, cols int) {
-	t := &s.t
-	t.bks, t.cols = panel, cols
-	tiles := (n + set.mr - 1) / set.mr
-	if u.qk == 0 {
-		clear(c)
+// packKeys lays n keys out as tiles [depth][rows].
+func (u *queries) packKeys(s *scratch, k []float32, ldk, n int) []float32 {
+	d := u.depth
+	pk := grow(&s.a, n*d)
+	if u.bf16 {
+		groups := grow(&s.b, n*d)
+		for i := range n {
+			roundRow(s, u.set, groups[i*d:(i+1)*d], k[i*ldk:i*ldk+u.qk])
+		}
+		k, ldk = groups, d
 	}
-	for k0 := 0; k0 < u.qk; k0 += kBlock {
-		t.k, t.acc = min(kBlock, u.qk-k0), k0
-		t.b = &u.q[(b*u.qk+k0)*panel]
+	tiles := (n + u.set.mr - 1) / u.set.mr
+	for i := range tiles {
+		r0, r1 := split(n, tiles, i), split(n, tiles, i+1)
+		u.set.transposed(pk[r0*d:r1*d], r1-r0, k[r0*ldk:], ldk, r1-r0, d)
+	}
+	return pk
+}
+
+// scores writes k·qᵀ of a packed tile of n keys and block b into c.
+func (u *queries) scores(s *scratch, c, pk []float32, b, n, cols int) {
+	d := u.depth
+	if d == 0 {
+		clear(c[:n*panel])
+		return
+	}
+	tile := u.set.tile
+	if u.bf16 {
+		tile = u.set.dots.tileBF16
+	}
+	t := &s.t
+	*t = tileArgs{bks: panel, cols: cols}
+	tiles, parts := (n+u.set.mr-1)/u.set.mr, (d+kBlock-1)/kBlock
+	for p := range parts {
+		k0, k1 := split(d, parts, p), split(d, parts, p+1)
+		t.k, t.acc = k1-k0, k0
+		t.b = &u.q[(b*d+k0)*panel]
 		for i := range tiles {
 			r0, r1 := split(n, tiles, i), split(n, tiles, i+1)
 			t.rows, t.aks = r1-r0, r1-r0
-			t.a = &pk[r0*u.qk+k0*t.rows]
+			t.a = &pk[r0*d+k0*t.rows]
 			t.c = &c[r0*panel]
-			set.tile(t)
+			tile(t)
 		}
 	}
 }

@@ -106,142 +106,142 @@ func gridScoresAvx512(t *gridTileArgs)
 //go:noescape
 func gridWeightsAvx512(t *gridTileArgs)
 
-// tilex1x16Avx512 is the f32 tile of 1 rows by 16 columns.
+// tilex1x16Avx512 is the float32 tile of 1 rows by 16 columns.
 //
 //go:noescape
 func tilex1x16Avx512(t *tileArgs)
 
-// tilex2x16Avx512 is the f32 tile of 2 rows by 16 columns.
+// tilex2x16Avx512 is the float32 tile of 2 rows by 16 columns.
 //
 //go:noescape
 func tilex2x16Avx512(t *tileArgs)
 
-// tilex3x16Avx512 is the f32 tile of 3 rows by 16 columns.
+// tilex3x16Avx512 is the float32 tile of 3 rows by 16 columns.
 //
 //go:noescape
 func tilex3x16Avx512(t *tileArgs)
 
-// tilex4x16Avx512 is the f32 tile of 4 rows by 16 columns.
+// tilex4x16Avx512 is the float32 tile of 4 rows by 16 columns.
 //
 //go:noescape
 func tilex4x16Avx512(t *tileArgs)
 
-// tilex5x16Avx512 is the f32 tile of 5 rows by 16 columns.
+// tilex5x16Avx512 is the float32 tile of 5 rows by 16 columns.
 //
 //go:noescape
 func tilex5x16Avx512(t *tileArgs)
 
-// tilex6x16Avx512 is the f32 tile of 6 rows by 16 columns.
+// tilex6x16Avx512 is the float32 tile of 6 rows by 16 columns.
 //
 //go:noescape
 func tilex6x16Avx512(t *tileArgs)
 
-// tilex7x16Avx512 is the f32 tile of 7 rows by 16 columns.
+// tilex7x16Avx512 is the float32 tile of 7 rows by 16 columns.
 //
 //go:noescape
 func tilex7x16Avx512(t *tileArgs)
 
-// tilex8x16Avx512 is the f32 tile of 8 rows by 16 columns.
+// tilex8x16Avx512 is the float32 tile of 8 rows by 16 columns.
 //
 //go:noescape
 func tilex8x16Avx512(t *tileArgs)
 
-// tilex9x16Avx512 is the f32 tile of 9 rows by 16 columns.
+// tilex9x16Avx512 is the float32 tile of 9 rows by 16 columns.
 //
 //go:noescape
 func tilex9x16Avx512(t *tileArgs)
 
-// tilex10x16Avx512 is the f32 tile of 10 rows by 16 columns.
+// tilex10x16Avx512 is the float32 tile of 10 rows by 16 columns.
 //
 //go:noescape
 func tilex10x16Avx512(t *tileArgs)
 
-// tilex11x16Avx512 is the f32 tile of 11 rows by 16 columns.
+// tilex11x16Avx512 is the float32 tile of 11 rows by 16 columns.
 //
 //go:noescape
 func tilex11x16Avx512(t *tileArgs)
 
-// tilex12x16Avx512 is the f32 tile of 12 rows by 16 columns.
+// tilex12x16Avx512 is the float32 tile of 12 rows by 16 columns.
 //
 //go:noescape
 func tilex12x16Avx512(t *tileArgs)
 
-// tilex13x16Avx512 is the f32 tile of 13 rows by 16 columns.
+// tilex13x16Avx512 is the float32 tile of 13 rows by 16 columns.
 //
 //go:noescape
 func tilex13x16Avx512(t *tileArgs)
 
-// tilex14x16Avx512 is the f32 tile of 14 rows by 16 columns.
+// tilex14x16Avx512 is the float32 tile of 14 rows by 16 columns.
 //
 //go:noescape
 func tilex14x16Avx512(t *tileArgs)
 
-// tilex1x32Avx512 is the f32 tile of 1 rows by 32 columns.
+// tilex1x32Avx512 is the float32 tile of 1 rows by 32 columns.
 //
 //go:noescape
 func tilex1x32Avx512(t *tileArgs)
 
-// tilex2x32Avx512 is the f32 tile of 2 rows by 32 columns.
+// tilex2x32Avx512 is the float32 tile of 2 rows by 32 columns.
 //
 //go:noescape
 func tilex2x32Avx512(t *tileArgs)
 
-// tilex3x32Avx512 is the f32 tile of 3 rows by 32 columns.
+// tilex3x32Avx512 is the float32 tile of 3 rows by 32 columns.
 //
 //go:noescape
 func tilex3x32Avx512(t *tileArgs)
 
-// tilex4x32Avx512 is the f32 tile of 4 rows by 32 columns.
+// tilex4x32Avx512 is the float32 tile of 4 rows by 32 columns.
 //
 //go:noescape
 func tilex4x32Avx512(t *tileArgs)
 
-// tilex5x32Avx512 is the f32 tile of 5 rows by 32 columns.
+// tilex5x32Avx512 is the float32 tile of 5 rows by 32 columns.
 //
 //go:noescape
 func tilex5x32Avx512(t *tileArgs)
 
-// tilex6x32Avx512 is the f32 tile of 6 rows by 32 columns.
+// tilex6x32Avx512 is the float32 tile of 6 rows by 32 columns.
 //
 //go:noescape
 func tilex6x32Avx512(t *tileArgs)
 
-// tilex7x32Avx512 is the f32 tile of 7 rows by 32 columns.
+// tilex7x32Avx512 is the float32 tile of 7 rows by 32 columns.
 //
 //go:noescape
 func tilex7x32Avx512(t *tileArgs)
 
-// tilex8x32Avx512 is the f32 tile of 8 rows by 32 columns.
+// tilex8x32Avx512 is the float32 tile of 8 rows by 32 columns.
 //
 //go:noescape
 func tilex8x32Avx512(t *tileArgs)
 
-// tilex9x32Avx512 is the f32 tile of 9 rows by 32 columns.
+// tilex9x32Avx512 is the float32 tile of 9 rows by 32 columns.
 //
 //go:noescape
 func tilex9x32Avx512(t *tileArgs)
 
-// tilex10x32Avx512 is the f32 tile of 10 rows by 32 columns.
+// tilex10x32Avx512 is the float32 tile of 10 rows by 32 columns.
 //
 //go:noescape
 func tilex10x32Avx512(t *tileArgs)
 
-// tilex11x32Avx512 is the f32 tile of 11 rows by 32 columns.
+// tilex11x32Avx512 is the float32 tile of 11 rows by 32 columns.
 //
 //go:noescape
 func tilex11x32Avx512(t *tileArgs)
 
-// tilex12x32Avx512 is the f32 tile of 12 rows by 32 columns.
+// tilex12x32Avx512 is the float32 tile of 12 rows by 32 columns.
 //
 //go:noescape
 func tilex12x32Avx512(t *tileArgs)
 
-// tilex13x32Avx512 is the f32 tile of 13 rows by 32 columns.
+// tilex13x32Avx512 is the float32 tile of 13 rows by 32 columns.
 //
 //go:noescape
 func tilex13x32Avx512(t *tileArgs)
 
-// tilex14x32Avx512 is the f32 tile of 14 rows by 32 columns.
+// tilex14x32Avx512 is the float32 tile of 14 rows by 32 columns.
 //
 //go:noescape
 func tilex14x32Avx512(t *tileArgs)
@@ -255,3 +255,319 @@ var tileAvx512 = [...][15]func(*tileArgs){
 //
 //go:noescape
 func transposeAvx512(dst *float32, ds int, src *float32, ls, rows, k int)
+
+// tileBF16x1x16Avx512 is the bfloat16 tile of 1 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x1x16Avx512(t *tileArgs)
+
+// tileBF16x2x16Avx512 is the bfloat16 tile of 2 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x2x16Avx512(t *tileArgs)
+
+// tileBF16x3x16Avx512 is the bfloat16 tile of 3 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x3x16Avx512(t *tileArgs)
+
+// tileBF16x4x16Avx512 is the bfloat16 tile of 4 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x4x16Avx512(t *tileArgs)
+
+// tileBF16x5x16Avx512 is the bfloat16 tile of 5 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x5x16Avx512(t *tileArgs)
+
+// tileBF16x6x16Avx512 is the bfloat16 tile of 6 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x6x16Avx512(t *tileArgs)
+
+// tileBF16x7x16Avx512 is the bfloat16 tile of 7 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x7x16Avx512(t *tileArgs)
+
+// tileBF16x8x16Avx512 is the bfloat16 tile of 8 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x8x16Avx512(t *tileArgs)
+
+// tileBF16x9x16Avx512 is the bfloat16 tile of 9 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x9x16Avx512(t *tileArgs)
+
+// tileBF16x10x16Avx512 is the bfloat16 tile of 10 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x10x16Avx512(t *tileArgs)
+
+// tileBF16x11x16Avx512 is the bfloat16 tile of 11 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x11x16Avx512(t *tileArgs)
+
+// tileBF16x12x16Avx512 is the bfloat16 tile of 12 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x12x16Avx512(t *tileArgs)
+
+// tileBF16x13x16Avx512 is the bfloat16 tile of 13 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x13x16Avx512(t *tileArgs)
+
+// tileBF16x14x16Avx512 is the bfloat16 tile of 14 rows by 16 columns.
+//
+//go:noescape
+func tileBF16x14x16Avx512(t *tileArgs)
+
+// tileBF16x1x32Avx512 is the bfloat16 tile of 1 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x1x32Avx512(t *tileArgs)
+
+// tileBF16x2x32Avx512 is the bfloat16 tile of 2 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x2x32Avx512(t *tileArgs)
+
+// tileBF16x3x32Avx512 is the bfloat16 tile of 3 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x3x32Avx512(t *tileArgs)
+
+// tileBF16x4x32Avx512 is the bfloat16 tile of 4 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x4x32Avx512(t *tileArgs)
+
+// tileBF16x5x32Avx512 is the bfloat16 tile of 5 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x5x32Avx512(t *tileArgs)
+
+// tileBF16x6x32Avx512 is the bfloat16 tile of 6 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x6x32Avx512(t *tileArgs)
+
+// tileBF16x7x32Avx512 is the bfloat16 tile of 7 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x7x32Avx512(t *tileArgs)
+
+// tileBF16x8x32Avx512 is the bfloat16 tile of 8 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x8x32Avx512(t *tileArgs)
+
+// tileBF16x9x32Avx512 is the bfloat16 tile of 9 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x9x32Avx512(t *tileArgs)
+
+// tileBF16x10x32Avx512 is the bfloat16 tile of 10 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x10x32Avx512(t *tileArgs)
+
+// tileBF16x11x32Avx512 is the bfloat16 tile of 11 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x11x32Avx512(t *tileArgs)
+
+// tileBF16x12x32Avx512 is the bfloat16 tile of 12 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x12x32Avx512(t *tileArgs)
+
+// tileBF16x13x32Avx512 is the bfloat16 tile of 13 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x13x32Avx512(t *tileArgs)
+
+// tileBF16x14x32Avx512 is the bfloat16 tile of 14 rows by 32 columns.
+//
+//go:noescape
+func tileBF16x14x32Avx512(t *tileArgs)
+
+var tileBF16Avx512 = [...][15]func(*tileArgs){
+	{nil, tileBF16x1x16Avx512, tileBF16x2x16Avx512, tileBF16x3x16Avx512, tileBF16x4x16Avx512, tileBF16x5x16Avx512, tileBF16x6x16Avx512, tileBF16x7x16Avx512, tileBF16x8x16Avx512, tileBF16x9x16Avx512, tileBF16x10x16Avx512, tileBF16x11x16Avx512, tileBF16x12x16Avx512, tileBF16x13x16Avx512, tileBF16x14x16Avx512},
+	{nil, tileBF16x1x32Avx512, tileBF16x2x32Avx512, tileBF16x3x32Avx512, tileBF16x4x32Avx512, tileBF16x5x32Avx512, tileBF16x6x32Avx512, tileBF16x7x32Avx512, tileBF16x8x32Avx512, tileBF16x9x32Avx512, tileBF16x10x32Avx512, tileBF16x11x32Avx512, tileBF16x12x32Avx512, tileBF16x13x32Avx512, tileBF16x14x32Avx512},
+}
+
+// tileInt8x1x16Avx512 is the uint8 by int8 tile of 1 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x1x16Avx512(t *tileArgs)
+
+// tileInt8x2x16Avx512 is the uint8 by int8 tile of 2 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x2x16Avx512(t *tileArgs)
+
+// tileInt8x3x16Avx512 is the uint8 by int8 tile of 3 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x3x16Avx512(t *tileArgs)
+
+// tileInt8x4x16Avx512 is the uint8 by int8 tile of 4 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x4x16Avx512(t *tileArgs)
+
+// tileInt8x5x16Avx512 is the uint8 by int8 tile of 5 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x5x16Avx512(t *tileArgs)
+
+// tileInt8x6x16Avx512 is the uint8 by int8 tile of 6 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x6x16Avx512(t *tileArgs)
+
+// tileInt8x7x16Avx512 is the uint8 by int8 tile of 7 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x7x16Avx512(t *tileArgs)
+
+// tileInt8x8x16Avx512 is the uint8 by int8 tile of 8 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x8x16Avx512(t *tileArgs)
+
+// tileInt8x9x16Avx512 is the uint8 by int8 tile of 9 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x9x16Avx512(t *tileArgs)
+
+// tileInt8x10x16Avx512 is the uint8 by int8 tile of 10 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x10x16Avx512(t *tileArgs)
+
+// tileInt8x11x16Avx512 is the uint8 by int8 tile of 11 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x11x16Avx512(t *tileArgs)
+
+// tileInt8x12x16Avx512 is the uint8 by int8 tile of 12 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x12x16Avx512(t *tileArgs)
+
+// tileInt8x13x16Avx512 is the uint8 by int8 tile of 13 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x13x16Avx512(t *tileArgs)
+
+// tileInt8x14x16Avx512 is the uint8 by int8 tile of 14 rows by 16 columns.
+//
+//go:noescape
+func tileInt8x14x16Avx512(t *tileArgs)
+
+// tileInt8x1x32Avx512 is the uint8 by int8 tile of 1 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x1x32Avx512(t *tileArgs)
+
+// tileInt8x2x32Avx512 is the uint8 by int8 tile of 2 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x2x32Avx512(t *tileArgs)
+
+// tileInt8x3x32Avx512 is the uint8 by int8 tile of 3 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x3x32Avx512(t *tileArgs)
+
+// tileInt8x4x32Avx512 is the uint8 by int8 tile of 4 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x4x32Avx512(t *tileArgs)
+
+// tileInt8x5x32Avx512 is the uint8 by int8 tile of 5 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x5x32Avx512(t *tileArgs)
+
+// tileInt8x6x32Avx512 is the uint8 by int8 tile of 6 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x6x32Avx512(t *tileArgs)
+
+// tileInt8x7x32Avx512 is the uint8 by int8 tile of 7 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x7x32Avx512(t *tileArgs)
+
+// tileInt8x8x32Avx512 is the uint8 by int8 tile of 8 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x8x32Avx512(t *tileArgs)
+
+// tileInt8x9x32Avx512 is the uint8 by int8 tile of 9 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x9x32Avx512(t *tileArgs)
+
+// tileInt8x10x32Avx512 is the uint8 by int8 tile of 10 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x10x32Avx512(t *tileArgs)
+
+// tileInt8x11x32Avx512 is the uint8 by int8 tile of 11 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x11x32Avx512(t *tileArgs)
+
+// tileInt8x12x32Avx512 is the uint8 by int8 tile of 12 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x12x32Avx512(t *tileArgs)
+
+// tileInt8x13x32Avx512 is the uint8 by int8 tile of 13 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x13x32Avx512(t *tileArgs)
+
+// tileInt8x14x32Avx512 is the uint8 by int8 tile of 14 rows by 32 columns.
+//
+//go:noescape
+func tileInt8x14x32Avx512(t *tileArgs)
+
+var tileInt8Avx512 = [...][15]func(*tileArgs){
+	{nil, tileInt8x1x16Avx512, tileInt8x2x16Avx512, tileInt8x3x16Avx512, tileInt8x4x16Avx512, tileInt8x5x16Avx512, tileInt8x6x16Avx512, tileInt8x7x16Avx512, tileInt8x8x16Avx512, tileInt8x9x16Avx512, tileInt8x10x16Avx512, tileInt8x11x16Avx512, tileInt8x12x16Avx512, tileInt8x13x16Avx512, tileInt8x14x16Avx512},
+	{nil, tileInt8x1x32Avx512, tileInt8x2x32Avx512, tileInt8x3x32Avx512, tileInt8x4x32Avx512, tileInt8x5x32Avx512, tileInt8x6x32Avx512, tileInt8x7x32Avx512, tileInt8x8x32Avx512, tileInt8x9x32Avx512, tileInt8x10x32Avx512, tileInt8x11x32Avx512, tileInt8x12x32Avx512, tileInt8x13x32Avx512, tileInt8x14x32Avx512},
+}
+
+// cvtBF16Avx512 rounds n values to bfloat16, n a multiple of 32.
+//
+//go:noescape
+func cvtBF16Avx512(dst, src *float32, n int)
+
+// minMaxAvx512 writes the minima and maxima of x and 0, a lane each; n a multiple of 16.
+//
+//go:noescape
+func minMaxAvx512(out, x *float32, n int)
+
+// quantiseAvx512 writes round(x·inv+zero) as bytes, cut off at 0 and 255; n a multiple of 16.
+//
+//go:noescape
+func quantiseAvx512(dst, src *float32, n int, inv, zero float32)
+
+// dequantiseAvx512 turns rows×32 int32 sums c into (c − zero[row]·sums)·step[row]·scale.
+//
+//go:noescape
+func dequantiseAvx512(c, step, zero, sums, scale *float32, rows int)
+
+// pairRowsAvx512 writes dst[i·ds+j] = bfloat16 pair (src[2i·ls+j], src[(2i+1)·ls+j]) for j < cols,
+// an odd last row being paired with zeros.
+//
+//go:noescape
+func pairRowsAvx512(dst *float32, ds int, src *float32, ls, rows, cols int)

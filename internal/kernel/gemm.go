@@ -21,7 +21,7 @@ func Gemm(dst []float32, ldd int, a []float32, lda, m int, w *Packed, e Epilogue
 	checkMatrix("gemm: dst", dst, ldd, m, w.n)
 	e.check(m, w.n)
 	j := getGemm()
-	*j = gemmJob{set: current.Load(), dst: dst, ldd: ldd, a: a, lda: lda, m: m, w: w, e: e, packed: j.packed}
+	*j = gemmJob{set: current.Load(), dst: dst, ldd: ldd, a: a, lda: lda, m: m, w: w, e: e, packed: j.packed, params: j.params}
 	j.start()
 	j.release()
 }
@@ -84,7 +84,10 @@ type gemmJob struct {
 	lda, m   int
 	w        *Packed
 	e        Epilogue
+	depth    int       // 32-bit groups of a row of a as multiplied
+	dot      DType     // BF16 or Int8 when multiplied as such, else F32
 	packed   []float32 // all of a packed, when small
+	params   []float32 // Int8: step, then zero point, of each row of a, when packed
 	shared   bool      // packed is in use
 	phase    int       // 0 packs a, 1 multiplies
 	blocks   int       // row blocks
@@ -109,7 +112,7 @@ func getGemm() *gemmJob {
 }
 
 func (j *gemmJob) release() {
-	*j = gemmJob{packed: j.packed}
+	*j = gemmJob{packed: j.packed, params: j.params}
 	gemms.mu.Lock()
 	gemms.free = append(gemms.free, j)
 	gemms.mu.Unlock()
@@ -124,15 +127,19 @@ const (
 // start divides the product and runs its one or two phases.
 func (j *gemmJob) start() {
 	threads := Threads()
+	j.depth, j.dot = j.w.k, F32
+	if j.set.dots != nil && (j.w.dt == BF16 || j.w.dt == Int8) {
+		j.dot, j.depth = j.w.dt, j.w.groups()
+	}
 	panels := (j.w.n + panel - 1) / panel
-	rows := min(blockRows, max(j.set.mr*2, blockFloats/max(1, j.w.k)))
+	rows := min(blockRows, max(j.set.mr*2, blockFloats/max(1, j.depth)))
 	j.blocks = (j.m + rows - 1) / rows
 	work := float64(j.m) * float64(j.w.n) * float64(j.w.k)
 	j.groups, j.perGroup = 1, panels
 	if work < 1<<17 {
 		threads = 1
 	}
-	j.shared = j.m*j.w.k <= sharedA
+	j.shared = j.m*j.depth <= sharedA
 	if j.shared {
 		// Enough parts that the last ones even out, not so many that they cost.
 		want := 1
@@ -142,7 +149,8 @@ func (j *gemmJob) start() {
 		j.groups = min(panels, max(1, (want+j.blocks-1)/j.blocks))
 		j.perGroup = (panels + j.groups - 1) / j.groups
 		j.groups = (panels + j.perGroup - 1) / j.perGroup
-		j.packed = grow(&j.packed, j.m*j.w.k)
+		j.packed = grow(&j.packed, j.m*j.depth)
+		grow(&j.params, 2*j.m)
 		j.phase = 0
 		if threads == 1 || j.blocks == 1 {
 			for b := range j.blocks {
@@ -168,27 +176,30 @@ func (j *gemmJob) block(b int) (from, to int) {
 }
 
 func (j *gemmJob) run(part int) {
+	s := getScratch()
+	defer putScratch(s)
 	if j.phase == 0 {
 		from, to := j.block(part)
-		j.pack(j.packed[from*j.w.k:to*j.w.k], from, to)
+		j.pack(s, j.packed[from*j.depth:to*j.depth], j.params[2*from:2*to], from, to)
 		return
 	}
 	b, g := part/j.groups, part%j.groups
 	from, to := j.block(b)
-	s := getScratch()
-	defer putScratch(s)
-	var pa []float32
+	var pa, params []float32
 	if j.shared {
-		pa = j.packed[from*j.w.k : to*j.w.k]
+		pa, params = j.packed[from*j.depth:to*j.depth], j.params[2*from:2*to]
 	} else {
-		pa = grow(&s.a, (to-from)*j.w.k)
-		j.pack(pa, from, to)
+		pa, params = grow(&s.a, (to-from)*j.depth), grow(&s.y, 2*(to-from))
+		j.pack(s, pa, params, from, to)
 	}
 	c := grow(&s.c, (to-from)*panel)
 	panels := (j.w.n + panel - 1) / panel
 	for p := g * j.perGroup; p < min(panels, (g+1)*j.perGroup); p++ {
 		col := p * panel
 		j.strip(s, c, pa, to-from, col)
+		if j.dot == Int8 {
+			j.w.dequantise(j.set, c, params, to-from, col)
+		}
 		j.e.apply(s, j.set, j.dst[from*j.ldd+col:], j.ldd, c, from, to-from, col, min(panel, j.w.n-col))
 	}
 }
@@ -196,38 +207,58 @@ func (j *gemmJob) run(part int) {
 // split cuts rows into tiles of nearly equal height, at most mr: tile i of n begins here.
 func split(rows, n, i int) int { return i * rows / n }
 
-// pack writes rows [from, to) of a as tiles [K][rows of the tile].
-func (j *gemmJob) pack(dst []float32, from, to int) {
-	rows, k := to-from, j.w.k
+// pack writes rows [from, to) of a as tiles [depth][rows of the tile], rounded or quantised
+// as the product wants them.
+func (j *gemmJob) pack(s *scratch, dst, params []float32, from, to int) {
+	rows, d := to-from, j.depth
 	n := (rows + j.set.mr - 1) / j.set.mr
 	for i := range n {
 		r0, r1 := split(rows, n, i), split(rows, n, i+1)
-		j.set.transposed(dst[r0*k:r1*k], r1-r0, j.a[(from+r0)*j.lda:], j.lda, r1-r0, k)
+		src, ld := j.a[(from+r0)*j.lda:], j.lda
+		if j.dot != F32 {
+			src, ld = grow(&s.x, (r1-r0)*d), d
+			for r := r0; r < r1; r++ {
+				j.convert(s, src[(r-r0)*d:(r-r0+1)*d], params[r:], rows, j.a[(from+r)*j.lda:][:j.w.k])
+			}
+		}
+		j.set.transposed(dst[r0*d:r1*d], r1-r0, src, ld, r1-r0, d)
 	}
 }
 
 // strip computes rows × one panel into c.
 func (j *gemmJob) strip(s *scratch, c, pa []float32, rows, col int) {
-	k := j.w.k
-	if k == 0 {
+	d := j.depth
+	if d == 0 {
 		clear(c)
 		return
+	}
+	tile := j.set.tile
+	switch j.dot {
+	case BF16:
+		tile = j.set.dots.tileBF16
+	case Int8:
+		tile = j.set.dots.tileInt8
 	}
 	n := (rows + j.set.mr - 1) / j.set.mr
 	width := panelWidth(j.w.n, col)
 	t := &s.t
 	t.bks, t.cols = width, width
-	for k0 := 0; k0 < k; k0 += kBlock {
-		t.k = min(kBlock, k-k0)
-		t.acc = k0
-		t.b = j.w.slice(s, col, width, k0, t.k)
+	parts := (d + kBlock - 1) / kBlock
+	for p := range parts {
+		k0, k1 := split(d, parts, p), split(d, parts, p+1)
+		t.k, t.acc = k1-k0, k0
+		if j.dot != F32 {
+			t.b = j.w.raw(col*d + k0*width)
+		} else {
+			t.b = j.w.slice(s, col, width, k0, t.k)
+		}
 		for i := range n {
 			r0, r1 := split(rows, n, i), split(rows, n, i+1)
 			t.rows = r1 - r0
 			t.aks = t.rows
-			t.a = &pa[r0*k+k0*t.rows]
+			t.a = &pa[r0*d+k0*t.rows]
 			t.c = &c[r0*panel]
-			j.set.tile(t)
+			tile(t)
 		}
 	}
 }

@@ -35,7 +35,7 @@ type Grid struct {
 type gridBlock struct {
 	q      []float32 // F+1: folded queries, last the factor of the mean
 	sh, sw []float32 // H, W: position scores
-	ml     []float32 // 2: reference (at most gridSlack below the maximum), sum
+	ml     []float32 // 3: reference (at most gridSlack below the maximum), a tile's sum, sum
 	o      []float32 // F+1: sums of features, last of means
 	ah, aw []float32 // H, W: marginals
 }
@@ -61,7 +61,7 @@ func (g *Grid) Start(a GridArgs) {
 	checkMatrix("grid: sw", a.SW, a.W, a.N, a.W)
 	g.n, g.h, g.w, g.f, g.next = a.N, a.H, a.W, a.F, 0
 	set := current.Load()
-	each := panel * (2*(a.F+1) + 2*a.H + 2*a.W + 2)
+	each := panel * (2*(a.F+1) + 2*a.H + 2*a.W + 3)
 	blocks := (a.N + panel - 1) / panel
 	mem := grow(&g.mem, blocks*each)
 	clear(mem)
@@ -72,7 +72,7 @@ func (g *Grid) Start(a GridArgs) {
 	}
 	g.blocks = g.blocks[:0]
 	for b := range blocks {
-		u := gridBlock{q: take(a.F + 1), sh: take(a.H), sw: take(a.W), ml: take(2), o: take(a.F + 1), ah: take(a.H), aw: take(a.W)}
+		u := gridBlock{q: take(a.F + 1), sh: take(a.H), sw: take(a.W), ml: take(3), o: take(a.F + 1), ah: take(a.H), aw: take(a.W)}
 		i := b * panel
 		n := min(panel, a.N-i)
 		if a.F > 0 {
@@ -124,7 +124,7 @@ func (g *Grid) Finish(out []float32, ldo int, outMean, outH, outW []float32) {
 	set := current.Load()
 	for b := range g.blocks {
 		u := &g.blocks[b]
-		inv := u.ml[panel:]
+		inv := u.ml[2*panel:]
 		for i, s := range inv {
 			if s != 0 {
 				inv[i] = 1 / s
@@ -213,7 +213,8 @@ func (t *gridTask) pack(line int) {
 func (t *gridTask) tile(s *scratch, u *gridBlock, line, from, n int) {
 	g, d := t.g, t.g.f+1
 	row, h := line*g.w+from, g.next+line
-	c := grow(&s.c, n*panel)
+	c := grow(&s.c, (KeyTile+maxRows)*panel)
+	part := c[KeyTile*panel:]
 	a := &s.t
 	a.bks, a.cols, a.k, a.acc, a.b = panel, panel, d, 0, &u.q[0]
 	tiles := (n + t.set.mr - 1) / t.set.mr
@@ -231,12 +232,15 @@ func (t *gridTask) tile(s *scratch, u *gridBlock, line, from, n int) {
 		ml: &u.ml[0], ah: &u.ah[h*panel], aw: &u.aw[from*panel], n: n}
 	t.set.gridScores(&s.g)
 	u.raise(t.set, top)
+	clear(u.ml[panel : 2*panel])
 	t.set.gridWeights(&s.g)
-	a.k, a.acc, a.b, a.aks = n, 1, &c[0], d
+	t.set.add(&u.ml[2*panel], &u.ml[2*panel], &u.ml[panel], panel)
+	a.k, a.acc, a.b, a.aks, a.c = n, 0, &c[0], d, &part[0]
 	for r := 0; r < d; r += t.set.mr {
 		a.rows = min(t.set.mr, d-r)
-		a.a, a.c = &g.plain[row*d+r], &u.o[r*panel]
+		a.a = &g.plain[row*d+r]
 		t.set.tile(a)
+		t.set.add(&u.o[r*panel], &u.o[r*panel], &part[0], a.rows*panel)
 	}
 }
 
@@ -255,6 +259,6 @@ func (u *gridBlock) raise(set *set, top []float32) {
 	if !moved {
 		return
 	}
-	set.mul(&u.ml[panel], &u.ml[panel], &top[0], panel)
+	set.mul(&u.ml[2*panel], &u.ml[2*panel], &top[0], panel)
 	u.rescale(set, top)
 }

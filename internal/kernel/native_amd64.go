@@ -5,7 +5,22 @@ package kernel
 import "golang.org/x/sys/cpu"
 
 // nativeSets returns the sets written in assembly, the best first.
-func nativeSets() []*set { return []*set{setAvx512, setAvx2} }
+func nativeSets() []*set {
+	if cpu.X86.HasAVX512BF16 && cpu.X86.HasAVX512VNNI {
+		setAvx512.dots = &dotsAvx512
+	}
+	return []*set{setAvx512, setAvx2}
+}
+
+var dotsAvx512 = dotSet{
+	tileBF16:   func(t *tileArgs) { tileBF16Avx512[t.cols/halfPanel-1][t.rows](t) },
+	tileInt8:   func(t *tileArgs) { tileInt8Avx512[t.cols/halfPanel-1][t.rows](t) },
+	cvtBF16:    cvtBF16Avx512,
+	pairRows:   pairRowsAvx512,
+	minMax:     minMaxAvx512,
+	quantise:   quantiseAvx512,
+	dequantise: dequantiseAvx512,
+}
 
 var setAvx512 = &set{
 	name: "avx512",

@@ -6,9 +6,10 @@ import (
 )
 
 const (
-	panel     = 32 // columns of a panel of a packed operand
-	halfPanel = 16 // columns of a last panel that needs no more
-	kBlock    = 192
+	panel     = 32  // columns of a panel of a packed operand
+	halfPanel = 16  // columns of a last panel that needs no more
+	maxRows   = 14  // rows of the largest tile of any set
+	kBlock    = 272 // depth of a panel's slice that stays in the first-level cache, at most
 )
 
 // Packed is an immutable right operand of Gemm: N outputs by K inputs, in the layout the

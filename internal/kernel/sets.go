@@ -46,10 +46,25 @@ type set struct {
 	add, mul      func(dst, a, b *float32, n int)
 	scale         func(x *float32, n int, s float32)
 
+	dots *dotSet // bfloat16 and int8 arithmetic; nil when the machine has none
+
 	gridScores, gridWeights func(*gridTileArgs)
 
 	// finish writes c·scale + bias (+ res, unless nil) for rows × 32 columns.
 	finish func(dst *float32, ldd int, c, bias, res *float32, ldr, rows int, scale float32)
+}
+
+// dotSet is arithmetic on 32-bit groups of two bfloat16 or four bytes. Depths and strides of
+// its tiles count groups; transposing groups is transposing float32.
+type dotSet struct {
+	tileBF16, tileInt8 func(*tileArgs)
+	// cvtBF16 rounds n values, a multiple of 32; pairRows pairs rows 2i and 2i+1.
+	cvtBF16  func(dst, src *float32, n int)
+	pairRows func(dst *float32, ds int, src *float32, ls, rows, cols int)
+	// minMax, quantise: n a multiple of 16. dequantise: rows of 32 int32 sums.
+	minMax     func(out, x *float32, n int)
+	quantise   func(dst, src *float32, n int, inv, zero float32)
+	dequantise func(c, step, zero, sums, scale *float32, rows int)
 }
 
 // transposed writes dst[c·ds+r] = src[r·ls+c] for r < rows and c < k.

@@ -7,6 +7,9 @@ import "fmt"
 // may be started again, keeping its memory. The result has the bits of Attention over all
 // keys at once.
 type Stream struct {
+	// DType BF16 multiplies in bfloat16, as in AttnArgs; set before Start.
+	DType DType
+
 	heads, kvHeads, qk, v, l int
 
 	mem      []float32
@@ -34,12 +37,14 @@ func (s *Stream) Start(heads, kvHeads, qk, v, l int, scale float32, q []float32,
 	s.per, s.groups = j.per, j.groups
 	mem := grow(&s.mem, heads*queryFloats(blocks, qk, v))
 	s.state = s.state[:0]
+	set, m := current.Load(), getScratch()
+	defer putScratch(m)
 	for h := range heads {
 		for g := range s.groups {
 			from := g * s.per * panel
 			n := min(l-from, s.per*panel)
-			u := newQueries(mem, n, qk, v)
-			u.start(current.Load(), q[from*ldq+h*qk:], ldq, scale)
+			u := newQueries(set, s.DType, mem, n, qk, v)
+			u.start(m, q[from*ldq+h*qk:], ldq, scale)
 			mem = mem[queryFloats(u.blocks, qk, v):]
 			s.state = append(s.state, u)
 		}
@@ -59,7 +64,7 @@ func (s *Stream) Add(k []float32, ldk int, v []float32, ldv int, n int, keyBias 
 		checkMatrix("stream: key bias", keyBias, n, 1, n)
 	}
 	s.finished = n%KeyTile != 0
-	s.task = streamTask{s: s, set: current.Load(), k: k, ldk: ldk, v: v, ldv: ldv, n: n, bias: keyBias}
+	s.task = streamTask{s: s, k: k, ldk: ldk, v: v, ldv: ldv, n: n, bias: keyBias}
 	workers.do(len(s.state), &s.task)
 	s.task = streamTask{}
 }
@@ -69,13 +74,12 @@ func (s *Stream) Finish(out []float32, ldo int) {
 	checkMatrix("stream: out", out, ldo, s.l, s.heads*s.v)
 	for i := range s.state {
 		h, g := i/s.groups, i%s.groups
-		s.state[i].finish(current.Load(), out[g*s.per*panel*ldo+h*s.v:], ldo)
+		s.state[i].finish(out[g*s.per*panel*ldo+h*s.v:], ldo)
 	}
 }
 
 type streamTask struct {
 	s    *Stream
-	set  *set
 	k    []float32
 	ldk  int
 	v    []float32
@@ -95,6 +99,6 @@ func (t *streamTask) run(part int) {
 		if t.bias != nil {
 			b.key1 = t.bias[from : from+n]
 		}
-		s.state[part].add(m, t.set, t.k[from*t.ldk+kv*s.qk:], t.ldk, t.v[from*t.ldv+kv*s.v:], t.ldv, n, b)
+		s.state[part].add(m, t.k[from*t.ldk+kv*s.qk:], t.ldk, t.v[from*t.ldv+kv*s.v:], t.ldv, n, b)
 	}
 }

@@ -40,6 +40,7 @@ func generate() map[string]string {
 		case "avx512":
 			emitTiles512(v)
 			emitTranspose512(v)
+			emitDots512(v)
 		case "avx2":
 			emitTiles256(v)
 			emitTranspose256(v)

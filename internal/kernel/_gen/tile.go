@@ -35,15 +35,16 @@ func tileTable(v *vec, family string, widths []int, rows int) {
 func emitTiles512(v *vec) {
 	for _, width := range []int{16, 32} {
 		for rows := 1; rows <= 14; rows++ {
-			tile512(v, rows, width)
+			tile512(v, "tile", "float32", rows, width, v.fma)
 		}
 	}
 	tileTable(v, "tile", []int{16, 32}, 14)
 }
 
-func tile512(v *vec, rows, width int) {
+// tile512 writes one tile of a family, whose op is acc += a·b.
+func tile512(v *vec, family, what string, rows, width int, op func(acc, a, b int)) {
 	n := width / 16
-	tileHead(v, fmt.Sprintf("tilex%dx%d", rows, width), fmt.Sprintf("is the f32 tile of %d rows by %d columns.", rows, width), 2, 2)
+	tileHead(v, fmt.Sprintf("%sx%dx%d", family, rows, width), fmt.Sprintf("is the %s tile of %d rows by %d columns.", what, rows, width), 2, 2)
 	acc := func(r, h int) int { return r*n + h }
 	load, loop, store := v.label("load"), v.label("loop"), v.label("store")
 	v.op("TESTQ AX, AX")
@@ -67,7 +68,7 @@ func tile512(v *vec, rows, width int) {
 		b := 30 + r%2
 		v.bc(b, at(r*4, "SI"))
 		for h := range n {
-			v.fma(acc(r, h), b, 28+h)
+			op(acc(r, h), b, 28+h)
 		}
 	}
 	v.op("ADDQ R8, SI")
