@@ -3,7 +3,6 @@ package imagefile
 import (
 	"bufio"
 	"compress/lzw"
-	"context"
 	"errors"
 	"image"
 	"image/color"
@@ -22,7 +21,7 @@ func gifConfig(s *source) (Config, error) {
 	if err := g.screen(); err != nil {
 		return Config{}, err
 	}
-	held := int64(4 + 4 + 1) // canvas, copy of it, indices of a frame
+	held := int64(4 + 1) // canvas, indices of a frame
 	if err := s.l.Picture(s.what, int64(g.w), int64(g.h), held); err != nil {
 		return Config{}, err
 	}
@@ -48,11 +47,17 @@ func gifConfig(s *source) (Config, error) {
 }
 
 func gifDecode(s *source, c Config) (*image.NRGBA, error) {
-	a := newAnimation(s)
-	if _, err := a.Next(); err != nil {
+	g := &gif{s: s, r: bufio.NewReaderSize(s.reader(), 16<<10)}
+	if err := g.screen(); err != nil {
 		return nil, err
 	}
-	return a.canvas, nil
+	f, err := g.frame()
+	if err != nil {
+		return nil, err
+	}
+	canvas := g.blank(f)
+	f.draw(canvas)
+	return canvas, nil
 }
 
 // gif reads the blocks of a GIF. With skip set, frames are walked over and not decoded.
@@ -67,10 +72,7 @@ type gif struct {
 	first      image.Rectangle // of the first frame
 	firstData  int64           // its bytes
 
-	// of the graphic control before the next frame
-	transparent int // -1: none
-	disposal    int
-	delay       int // hundredths of a second
+	transparent int // of the graphic control before the next frame; -1: none
 }
 
 // screen reads the header, the logical screen and the global palette.
@@ -109,8 +111,6 @@ type gifFrame struct {
 	palette     color.Palette
 	index       []uint8
 	transparent int
-	disposal    int
-	delay       int
 }
 
 // next walks to the next frame and over it; io.EOF at the end.
@@ -167,7 +167,7 @@ func (g *gif) extension() error {
 		if p[0] != 4 || p[5] != 0 {
 			return g.s.errorf(media.Malformed, "graphic control of %d bytes", p[0])
 		}
-		g.disposal, g.delay, g.transparent = int(p[1]>>2&7), le16(p[2:]), -1
+		g.transparent = -1
 		if p[1]&1 != 0 {
 			g.transparent = int(p[4])
 		}
@@ -199,8 +199,8 @@ func (g *gif) picture() (*gifFrame, error) {
 		return nil, g.s.fault(err)
 	}
 	x, y, w, h := le16(p[0:]), le16(p[2:]), le16(p[4:]), le16(p[6:])
-	f := &gifFrame{rect: image.Rect(x, y, x+w, y+h), palette: g.global, transparent: g.transparent, disposal: g.disposal, delay: g.delay}
-	g.transparent, g.disposal, g.delay = -1, 0, 0
+	f := &gifFrame{rect: image.Rect(x, y, x+w, y+h), palette: g.global, transparent: g.transparent}
+	g.transparent = -1
 	if w == 0 || h == 0 || x+w > g.w || y+h > g.h {
 		return nil, g.s.errorf(media.Malformed, "frame %d×%d at %d,%d outside the screen of %d×%d", w, h, x, y, g.w, g.h)
 	}
@@ -341,98 +341,10 @@ func (f *gifFrame) deinterlace() {
 	f.index = out
 }
 
-// Animation reads the frames of an animated GIF one by one, each as the whole canvas.
-type Animation struct {
-	g       *gif
-	canvas  *image.NRGBA
-	restore *image.NRGBA // the canvas before the last frame, when it is to be restored
-	last    *gifFrame
-	started bool
-	release func()
-}
-
-func newAnimation(s *source) *Animation {
-	return &Animation{g: &gif{s: s, r: bufio.NewReaderSize(s.reader(), 16<<10)}, release: func() {}}
-}
-
-// OpenAnimation starts reading a GIF's frames. ctx bounds all reading. Close it after use.
-func OpenAnimation(ctx context.Context, in media.Input, o Options) (*Animation, Config, error) {
-	in, done, err := media.Spool(ctx, in)
-	if err != nil {
-		return nil, Config{}, err
-	}
-	a, c, err := openAnimation(ctx, in, o)
-	if err != nil {
-		done()
-		return nil, c, err
-	}
-	a.release = done
-	return a, c, nil
-}
-
-func openAnimation(ctx context.Context, in media.Input, o Options) (*Animation, Config, error) {
-	h, err := in.Header()
-	if err != nil {
-		return nil, Config{}, err
-	}
-	s, f, err := newSource(ctx, h, o)
-	if err != nil {
-		return nil, Config{}, err
-	}
-	if f.mediaType != "image/gif" {
-		return nil, Config{}, media.Errorf(media.Unsupported, "image: %s is not read as an animation", f.mediaType)
-	}
-	c, err := readConfig(s, f)
-	if err != nil {
-		return nil, c, err
-	}
-	return newAnimation(s), c, nil
-}
-
-// Close releases what a spooled stream holds.
-func (a *Animation) Close() error {
-	a.release()
-	return nil
-}
-
-// Frame is one frame of an animation.
-type Frame struct {
-	*image.NRGBA         // the whole canvas; overwritten by the next call of Next
-	Delay        float64 // seconds until the next frame
-}
-
-// Next returns the next frame, io.EOF after the last.
-func (a *Animation) Next() (Frame, error) {
-	if !a.started {
-		a.started = true
-		if err := a.g.screen(); err != nil {
-			return Frame{}, err
-		}
-		if err := a.g.s.l.Picture(a.g.s.what, int64(a.g.w), int64(a.g.h), 9); err != nil {
-			return Frame{}, err
-		}
-	}
-	f, err := a.g.frame()
-	if err != nil {
-		return Frame{}, err
-	}
-	a.dispose()
-	if a.canvas == nil {
-		a.canvas = a.blank(f)
-	}
-	if f.disposal == 3 {
-		a.restore = image.NewNRGBA(a.canvas.Rect)
-		copy(a.restore.Pix, a.canvas.Pix)
-	}
-	f.draw(a.canvas)
-	a.last = f
-	return Frame{NRGBA: a.canvas, Delay: float64(f.delay) / 100}, nil
-}
-
 // blank is the canvas under the first frame: the transparent colour where there is one, else
 // the background colour, as Pillow fills it.
-func (a *Animation) blank(f *gifFrame) *image.NRGBA {
-	img := image.NewNRGBA(image.Rect(0, 0, a.g.w, a.g.h))
+func (g *gif) blank(f *gifFrame) *image.NRGBA {
+	img := image.NewNRGBA(image.Rect(0, 0, g.w, g.h))
 	if f.rect == img.Rect {
 		return img
 	}
@@ -441,8 +353,8 @@ func (a *Animation) blank(f *gifFrame) *image.NRGBA {
 	case f.transparent >= 0 && f.transparent < len(f.palette):
 		fill = f.palette[f.transparent].(color.NRGBA)
 		fill.A = 0
-	case a.g.background < len(a.g.global):
-		fill = a.g.global[a.g.background].(color.NRGBA)
+	case g.background < len(g.global):
+		fill = g.global[g.background].(color.NRGBA)
 	}
 	for i := 0; i < len(img.Pix); i += 4 {
 		set(img.Pix[i:], fill.R, fill.G, fill.B, fill.A)
@@ -450,27 +362,8 @@ func (a *Animation) blank(f *gifFrame) *image.NRGBA {
 	return img
 }
 
-// dispose undoes the last frame as it asked for.
-func (a *Animation) dispose() {
-	if a.last == nil {
-		return
-	}
-	switch a.last.disposal {
-	case 2:
-		r := a.last.rect
-		for y := r.Min.Y; y < r.Max.Y; y++ {
-			clear(a.canvas.Pix[a.canvas.PixOffset(r.Min.X, y):][:4*r.Dx()])
-		}
-	case 3:
-		if a.restore != nil {
-			copy(a.canvas.Pix, a.restore.Pix)
-		}
-	}
-	a.restore = nil
-}
-
-// draw paints a frame over the canvas. On the first frame a transparent pixel keeps its
-// palette's colour under alpha 0.
+// draw paints a frame over the canvas. A transparent pixel keeps its palette's colour under
+// alpha 0.
 func (f *gifFrame) draw(canvas *image.NRGBA) {
 	i := 0
 	for y := f.rect.Min.Y; y < f.rect.Max.Y; y++ {
