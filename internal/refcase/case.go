@@ -88,10 +88,21 @@ func (c *Case) load() error {
 	} else if d.Model != "" {
 		c.Name = d.Model
 	}
-	if c.has("names.json") && !c.has("expected.safetensors") {
-		return c.loadFullSize(d)
+	if err := c.loadNames(); err != nil {
+		return err
 	}
-	return c.loadSmall(d)
+	if c.has("expected.safetensors") {
+		err = c.loadStages()
+	} else {
+		err = c.loadSummaries(d)
+	}
+	if err != nil {
+		return err
+	}
+	if c.Architecture == "" && c.Kind == "" {
+		c.Kind = "checkpoint"
+	}
+	return c.loadInputs(d)
 }
 
 // read returns a file of the case.

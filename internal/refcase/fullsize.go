@@ -16,9 +16,16 @@ import (
 // maxInput bounds a generated input, in values.
 const maxInput = 1 << 28
 
-// loadFullSize reads a case whose weights and inputs come from formulas.
-func (c *Case) loadFullSize(d description) error {
-	c.FullSize = true
+// loadNames reads names.json, the tensors of a checkpoint that is not stored.
+func (c *Case) loadNames() error {
+	if !c.has("names.json") {
+		return nil
+	}
+	for _, stored := range []string{"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"} {
+		if c.has(stored) {
+			return nil
+		}
+	}
 	text, err := c.read("names.json")
 	if err != nil {
 		return err
@@ -33,24 +40,27 @@ func (c *Case) loadFullSize(d description) error {
 	if len(names.Tensors) == 0 {
 		return errors.New("names.json: no tensors")
 	}
-	c.specs = names.Tensors
+	c.FullSize, c.specs = true, names.Tensors
 	if c.Architecture == "" {
 		c.Architecture = names.Architecture
 	}
 	c.Kind = strings.TrimSuffix(c.Kind, "-fullsize")
+	return nil
+}
+
+// loadSummaries reads the statistics and probes of stages that are not stored.
+func (c *Case) loadSummaries(d description) error {
 	var expected map[string]summary
-	if err := json.Unmarshal(d.Expected, &expected); err != nil {
-		return fmt.Errorf("expected: %w", err)
+	if err := json.Unmarshal(d.Expected, &expected); err != nil || len(expected) == 0 {
+		return errors.New("neither expected.safetensors nor statistics of stages: nothing to compare with")
 	}
 	for name, s := range expected {
+		var err error
 		if c.stages[name], err = s.stage(); err != nil {
 			return fmt.Errorf("expected %s: %w", name, err)
 		}
 	}
-	if len(c.stages) == 0 {
-		return errors.New("no expected stages")
-	}
-	return c.generateInputs(d)
+	return nil
 }
 
 // formula is an input of a full-size case: text, or text and a shape.
@@ -73,20 +83,25 @@ func (f *formula) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// generateInputs makes the inputs whose description is a formula.
 func (c *Case) generateInputs(d description) error {
+	if len(d.Inputs) == 0 {
+		return nil
+	}
 	var inputs map[string]formula
 	if err := json.Unmarshal(d.Inputs, &inputs); err != nil {
 		return fmt.Errorf("inputs: %w", err)
 	}
 	for argument, f := range inputs {
-		if f.From == "" {
-			continue // null
+		name := argumentName(argument)
+		if _, stored := c.inputs[name]; stored || f.From == "" {
+			continue // in the file; or null
 		}
 		raw, err := f.generate(d.InputNote)
 		if err != nil {
 			return fmt.Errorf("input %s: %w", argument, err)
 		}
-		c.inputs[argumentName(argument)] = raw
+		c.inputs[name] = raw
 	}
 	return nil
 }

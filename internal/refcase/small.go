@@ -17,11 +17,8 @@ type argument struct {
 	Value    json.RawMessage `json:"value"`
 }
 
-// loadSmall reads a case with stored inputs and stages.
-func (c *Case) loadSmall(d description) error {
-	if !c.has("expected.safetensors") {
-		return errors.New("no expected.safetensors, nor names.json of a full-size case: nothing to compare with")
-	}
+// loadStages reads expected.safetensors.
+func (c *Case) loadStages() error {
 	src, err := weights.Open(c.Path("expected.safetensors"))
 	if err != nil {
 		return err
@@ -37,13 +34,10 @@ func (c *Case) loadSmall(d description) error {
 	if len(c.stages) == 0 {
 		return errors.New("no expected tensors")
 	}
-	if c.Architecture == "" && c.Kind == "" {
-		c.Kind = "checkpoint"
-	}
-	return c.loadInputs(d)
+	return nil
 }
 
-// loadInputs reads inputs.safetensors and the plain values of the description.
+// loadInputs reads inputs.safetensors, and the plain values and formulas of the description.
 func (c *Case) loadInputs(d description) error {
 	if c.has("inputs.safetensors") {
 		src, err := weights.Open(c.Path("inputs.safetensors"))
@@ -59,7 +53,7 @@ func (c *Case) loadInputs(d description) error {
 	}
 	var list []argument
 	if json.Unmarshal(d.Inputs, &list) != nil {
-		return nil // listed by name: the file has them all
+		return c.generateInputs(d)
 	}
 	for _, a := range list {
 		name := argumentName(a.Argument)
