@@ -48,6 +48,7 @@ var floors = []struct {
 	{"client", 0},
 	{"api", 8},
 	{"cmd/", 9},
+	{"examples/custommodality", 8}, // examples/custommain imports it
 	{"examples/", 9},
 	{"internal/layering", 10},
 }
