@@ -294,41 +294,47 @@ func (t *tileBias) apply(c []float32, b, n, queries int) {
 // join the running ones: many small weights next to a large one would be lost otherwise.
 func (u *queries) add(s *scratch, k []float32, ldk int, v []float32, ldv, n int, bias tileBias) {
 	pk := u.packKeys(s, k, ldk, n)
-	sum := tileArgs{k: n, bks: panel, aks: ldv}
-	tile := u.set.tile
-	if u.bf16 {
-		sum.k, sum.aks = (n+1)/2, u.v
-		pairs := grow(&s.y, sum.k*u.v)
-		if u.v > 0 {
-			u.set.dots.pairRows(&pairs[0], u.v, &v[0], ldv, n, u.v)
-		}
-		v, tile = pairs, u.set.dots.tileBF16
-	}
+	v, ldv = u.packValues(s, v, ldv, n)
 	c := grow(&s.c, (KeyTile+maxRows)*panel)
-	part := c[KeyTile*panel:]
 	for b := range u.blocks {
 		queries := min(panel, u.n-b*panel)
 		cols := panelWidth(queries, 0)
 		u.scores(s, c, pk, b, n, cols)
 		bias.apply(c, b, n, queries)
-		o, ml := u.sums(b), u.ml[b*2*panel:(b+1)*2*panel]
-		clear(ml[panel:])
-		u.set.softmaxTile(&c[0], &ml[0], &o[0], n, u.v+1)
-		u.set.add(&o[u.v*panel], &o[u.v*panel], &ml[panel], panel)
-		t := &s.t
-		*t = sum
-		t.b, t.c, t.cols = &c[0], &part[0], cols
-		if u.bf16 {
-			p := grow(&s.b, sum.k*panel)
-			u.set.dots.pairRows(&p[0], panel, &c[0], panel, n, panel)
-			t.b = &p[0]
-		}
-		for r := 0; r < u.v; r += u.set.mr {
-			t.rows = min(u.set.mr, u.v-r)
-			t.a = &v[r]
-			tile(t)
-			u.set.add(&o[r*panel], &o[r*panel], &part[0], t.rows*panel)
-		}
+		u.fold(s, c, b, n, cols, v, ldv)
+	}
+}
+
+// packValues returns n values as fold multiplies them, with their row stride.
+func (u *queries) packValues(s *scratch, v []float32, ldv, n int) ([]float32, int) {
+	if !u.bf16 || u.v == 0 {
+		return v, ldv
+	}
+	pairs := grow(&s.y, (n+1)/2*u.v)
+	u.set.dots.pairRows(&pairs[0], u.v, &v[0], ldv, n, u.v)
+	return pairs, u.v
+}
+
+// fold takes the scores c of n keys and block b, and the keys' values, into the sums.
+func (u *queries) fold(s *scratch, c []float32, b, n, cols int, v []float32, ldv int) {
+	part := c[KeyTile*panel:]
+	o, ml := u.sums(b), u.ml[b*2*panel:(b+1)*2*panel]
+	clear(ml[panel:])
+	u.set.softmaxTile(&c[0], &ml[0], &o[0], n, u.v+1)
+	u.set.add(&o[u.v*panel], &o[u.v*panel], &ml[panel], panel)
+	t, tile := &s.t, u.set.tile
+	*t = tileArgs{k: n, bks: panel, aks: ldv, b: &c[0], c: &part[0], cols: cols}
+	if u.bf16 {
+		t.k, tile = (n+1)/2, u.set.dots.tileBF16
+		p := grow(&s.b, t.k*panel)
+		u.set.dots.pairRows(&p[0], panel, &c[0], panel, n, panel)
+		t.b = &p[0]
+	}
+	for r := 0; r < u.v; r += u.set.mr {
+		t.rows = min(u.set.mr, u.v-r)
+		t.a = &v[r]
+		tile(t)
+		u.set.add(&o[r*panel], &o[r*panel], &part[0], t.rows*panel)
 	}
 }
 

@@ -106,6 +106,11 @@ func gridScoresAvx2(t *gridTileArgs)
 //go:noescape
 func gridWeightsAvx2(t *gridTileArgs)
 
+// gridBiasAvx2 writes c[k] = (c[k] + sw[k]+sh[k])·inv + bias[k]; sh and bias have a value a key.
+//
+//go:noescape
+func gridBiasAvx2(t *gridQueryTile)
+
 // tilex1x16Avx2 is the f32 tile of 1 rows by 16 columns.
 //
 //go:noescape

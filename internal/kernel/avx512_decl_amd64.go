@@ -106,6 +106,11 @@ func gridScoresAvx512(t *gridTileArgs)
 //go:noescape
 func gridWeightsAvx512(t *gridTileArgs)
 
+// gridBiasAvx512 writes c[k] = (c[k] + sw[k]+sh[k])·inv + bias[k]; sh and bias have a value a key.
+//
+//go:noescape
+func gridBiasAvx512(t *gridQueryTile)
+
 // tilex1x16Avx512 is the float32 tile of 1 rows by 16 columns.
 //
 //go:noescape

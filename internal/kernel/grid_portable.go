@@ -28,3 +28,14 @@ func gridWeightsPortable(t *gridTileArgs) {
 		}
 	}
 }
+
+func gridBiasPortable(t *gridQueryTile) {
+	c, sw := unsafe.Slice(t.c, t.n*panel), unsafe.Slice(t.sw, t.n*panel)
+	bias, inv := unsafe.Slice(t.bias, t.n), unsafe.Slice(t.inv, panel)
+	for k, sh := range unsafe.Slice(t.sh, t.n) {
+		row, w := c[k*panel:(k+1)*panel], sw[k*panel:(k+1)*panel]
+		for i := range row {
+			row[i] = (row[i]+(w[i]+sh))*inv[i] + bias[k]
+		}
+	}
+}

@@ -48,6 +48,7 @@ var setAvx512 = &set{
 	finish:      finishAvx512,
 	gridScores:  gridScoresAvx512,
 	gridWeights: gridWeightsAvx512,
+	gridBias:    gridBiasAvx512,
 }
 
 var setAvx2 = &set{
@@ -74,6 +75,7 @@ var setAvx2 = &set{
 	finish:      finishAvx2,
 	gridScores:  gridScoresAvx2,
 	gridWeights: gridWeightsAvx2,
+	gridBias:    gridBiasAvx2,
 }
 
 // tileHalves computes the 32 columns of a tile as twice 16.

@@ -17,6 +17,7 @@ type scratch struct {
 	bias [panel]float32
 	t    tileArgs
 	g    gridTileArgs
+	q    gridQueryTile
 }
 
 var scratches struct {
@@ -36,7 +37,7 @@ func getScratch() *scratch {
 }
 
 func putScratch(s *scratch) {
-	s.t, s.g = tileArgs{}, gridTileArgs{}
+	s.t, s.g, s.q = tileArgs{}, gridTileArgs{}, gridQueryTile{}
 	scratches.mu.Lock()
 	scratches.free = append(scratches.free, s)
 	scratches.mu.Unlock()

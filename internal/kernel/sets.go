@@ -49,6 +49,7 @@ type set struct {
 	dots *dotSet // bfloat16 and int8 arithmetic; nil when the machine has none
 
 	gridScores, gridWeights func(*gridTileArgs)
+	gridBias                func(*gridQueryTile)
 
 	// finish writes c·scale + bias (+ res, unless nil) for rows × 32 columns.
 	finish func(dst *float32, ldd int, c, bias, res *float32, ldr, rows int, scale float32)

@@ -23,6 +23,7 @@ var portable = &set{
 	finish:        finishPortable,
 	gridScores:    gridScoresPortable,
 	gridWeights:   gridWeightsPortable,
+	gridBias:      gridBiasPortable,
 }
 
 // tilePortable computes 4×4 blocks in registers.

@@ -88,4 +88,39 @@ func emitGrid(v *vec) {
 		}
 	}
 	v.ret()
+
+	v.fn("gridBias", "writes c[k] = (c[k] + sw[k]+sh[k])·inv + bias[k]; sh and bias have a value a key.", "t *gridQueryTile", 8)
+	for col := 0; col < 128; col += 2 * w {
+		v.op("MOVQ t+0(FP), DI")
+		for i, r := range []string{"SI", "R8", "DX", "BX", "R9", "CX"} { // c, sh, sw, bias, inv, n
+			v.op("MOVQ %d(DI), %s", 8*i, r)
+		}
+		if col > 0 {
+			for _, r := range []string{"SI", "DX", "R9"} {
+				v.op("ADDQ $%d, %s", col, r)
+			}
+		}
+		v.ld(2, at(0, "R9"))
+		v.ld(3, at(w, "R9"))
+		loop := v.label("loop")
+		v.at(loop)
+		v.bc(6, "(R8)")
+		v.bc(7, "(BX)")
+		for i := range 2 {
+			v.ld(i, at(i*w, "SI"))
+			v.ld(4+i, at(i*w, "DX"))
+			v.add(4+i, 4+i, 6)
+			v.add(i, i, 4+i)
+			v.mov(4+i, 7)
+			v.fma(4+i, i, 2+i)
+			v.st(4+i, at(i*w, "SI"))
+		}
+		v.op("ADDQ $128, SI")
+		v.op("ADDQ $128, DX")
+		v.op("ADDQ $4, R8")
+		v.op("ADDQ $4, BX")
+		v.op("DECQ CX")
+		v.op("JNZ %s", loop)
+	}
+	v.ret()
 }
