@@ -80,7 +80,8 @@ func (a *audioAdapter) adapt(ctx context.Context, in Input) (*Array, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.file != nil && s.file.Bad > 0 {
+	c.Notes = append(c.Notes, s.file.Notes[len(info.Notes):]...) // what was met while decoding
+	if s.file.Bad > 0 {
 		c.Notes = append(c.Notes, fmt.Sprintf("%d samples were not finite or out of range", s.file.Bad))
 	}
 	c.Rows, _ = content.Dims()

@@ -54,7 +54,7 @@ func openMP3(s *source, info *Info) (decoder, error) {
 		return nil, err
 	}
 	info.Rate, info.Channels = w.first.rate, w.first.channels
-	d := &mp3Decoder{walk: w, channels: w.first.channels, left: -1}
+	d := &mp3Decoder{walk: w, info: info, channels: w.first.channels, left: -1}
 	if w.first.version == 2 {
 		d.repack = &mp3Repacker{walk: w}
 	}
@@ -91,6 +91,7 @@ func skipID3(s *source, info *Info) error {
 // refers to data before the start, becomes silence of the same length.
 type mp3Decoder struct {
 	walk     *mp3Walker
+	info     *Info
 	channels int
 	skip     int64 // samples of encoder delay still to drop
 	left     int64 // frames to deliver, -1: all
@@ -266,7 +267,8 @@ func (d *mp3Decoder) mute(h mp3Header) {
 
 func (d *mp3Decoder) decode(dst []float32) (int, error) {
 	if d.left == 0 {
-		return 0, io.EOF
+		d.failed = io.EOF
+		return 0, d.ended()
 	}
 	for d.at == d.end {
 		if err := d.block(); err != nil {
@@ -312,6 +314,10 @@ func (d *mp3Decoder) block() error {
 
 // ended is what the end of the frames means.
 func (d *mp3Decoder) ended() error {
+	if d.muted > 0 {
+		d.info.note("%d frames could not be decoded and are silent", d.muted)
+		d.muted = 0
+	}
 	if d.failed == io.EOF && d.left > 0 && d.left < 2*int64(d.walk.first.samples) {
 		d.failed = nil // the decoder's delay reaches past the last frame
 		d.end = 4 * int(d.left)

@@ -196,9 +196,9 @@ func openOgg(s *source, info *Info) (decoder, error) {
 	return nil, media.Errorf(media.Unsupported, "audio: ogg: %s is not read here", other)
 }
 
-// lastGranule finds the granule of the last page of a stream: near the end of the file, or by going
-// through all pages when the end belongs to something else.
-func lastGranule(s *source, serial uint32) int64 {
+// lastGranule finds the granule of the last page of a stream, -1 when there is none: near the end
+// of the file, or by going through all pages when the end belongs to something else.
+func lastGranule(s *source, serial uint32, info *Info) int64 {
 	first := s.pos
 	defer s.seek(first)
 	from := max(first, s.size-128<<10)
@@ -209,6 +209,7 @@ func lastGranule(s *source, serial uint32) int64 {
 			return g
 		}
 	}
+	info.note("other streams behind the first are left out")
 	if !s.deep && s.size-first > scanBytes {
 		return -1
 	}

@@ -197,7 +197,7 @@ func TestResamplerBlocks(t *testing.T) {
 // gain, and the rest that is not that sine, both relative to the input.
 func tone(t testing.TB, from, to int, parts float64) (gain, rest float64) {
 	hz := parts * float64(min(from, to)) / 2
-	x := make([]float32, from/2)
+	x := make([]float32, from/4)
 	for i := range x {
 		x[i] = float32(math.Sin(2 * math.Pi * hz * float64(i) / float64(from)))
 	}
@@ -234,7 +234,7 @@ func decibel(x float64) float64 { return 20 * math.Log10(max(x, 1e-12)) }
 // tones (images, aliases, rounding), and the loudest tone that should have been stopped.
 func response(t testing.TB, from, to int) (ripple, spurious, stop float64) {
 	spurious, stop = -240, -240
-	for parts := 0.01; parts <= 0.9; parts += 0.0623 {
+	for _, parts := range []float64{0.01, 0.07, 0.13, 0.25, 0.37, 0.5, 0.61, 0.72, 0.8, 0.85, 0.88, 0.9} {
 		g, r := tone(t, from, to, parts)
 		ripple = max(ripple, math.Abs(decibel(g)))
 		spurious = max(spurious, decibel(r))
@@ -252,7 +252,7 @@ func response(t testing.TB, from, to int) (ripple, spurious, stop float64) {
 
 // TestResamplerResponse holds the resampler against its promise.
 func TestResamplerResponse(t *testing.T) {
-	for _, rates := range [][2]int{{44100, 16000}, {16000, 48000}, {44099, 16000}} {
+	for _, rates := range [][2]int{{44100, 16000}, {16000, 48000}, {9999, 8000}} {
 		ripple, spurious, stop := response(t, rates[0], rates[1])
 		t.Logf("%v: ripple %.4f dB, spurious %.0f dB, stop band %.0f dB", rates, ripple, spurious, stop)
 		if ripple > 0.01 || spurious > -100 || stop > -100 {

@@ -111,7 +111,7 @@ func (d *vorbisDecoder) length(info *Info) error {
 	if !p.src.random() {
 		return nil
 	}
-	last := lastGranule(p.src, p.serial)
+	last := lastGranule(p.src, p.serial, info)
 	page, err := readPage(p.src) // the source may have moved its buffer
 	if err != nil {
 		return err
