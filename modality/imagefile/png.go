@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"image"
 	"image/png"
+	"math"
 
 	"github.com/mmserve/mmserve/modality/media"
 )
@@ -26,7 +27,7 @@ func pngConfig(s *source) (Config, error) {
 		return Config{}, s.errorf(media.Malformed, "IHDR checksum")
 	}
 	w, h, depth, kind := be32(p[8:]), be32(p[12:]), int(p[16]), int(p[17])
-	if w >= 1<<31 || h >= 1<<31 {
+	if w < 0 || h < 0 || w > math.MaxInt32 || h > math.MaxInt32 {
 		return Config{}, s.errorf(media.Malformed, "sides %d×%d", w, h)
 	}
 	samples := map[int]int{0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
@@ -83,8 +84,8 @@ func (s *source) pngWalk(c *Config) (data int64, err error) {
 			}
 			return 0, err
 		}
-		n, kind := int64(be32(p)), string(p[4:8])
-		if n >= 1<<31 {
+		n, kind := int64(uint32(be32(p))), string(p[4:8])
+		if n > math.MaxInt32 {
 			return 0, s.errorf(media.Malformed, "chunk of %d bytes", n)
 		}
 		if kind == "IEND" {
