@@ -111,6 +111,16 @@ func gridWeightsAvx2(t *gridTileArgs)
 //go:noescape
 func gridBiasAvx2(t *gridQueryTile)
 
+// widenF16Avx2 widens n values, n a multiple of 16.
+//
+//go:noescape
+func widenF16Avx2(dst *float32, src *uint16, n int)
+
+// widenBF16Avx2 widens n values, n a multiple of 16.
+//
+//go:noescape
+func widenBF16Avx2(dst *float32, src *uint16, n int)
+
 // tilex1x16Avx2 is the f32 tile of 1 rows by 16 columns.
 //
 //go:noescape

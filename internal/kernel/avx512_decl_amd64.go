@@ -111,6 +111,16 @@ func gridWeightsAvx512(t *gridTileArgs)
 //go:noescape
 func gridBiasAvx512(t *gridQueryTile)
 
+// widenF16Avx512 widens n values, n a multiple of 16.
+//
+//go:noescape
+func widenF16Avx512(dst *float32, src *uint16, n int)
+
+// widenBF16Avx512 widens n values, n a multiple of 16.
+//
+//go:noescape
+func widenBF16Avx512(dst *float32, src *uint16, n int)
+
 // tilex1x16Avx512 is the float32 tile of 1 rows by 16 columns.
 //
 //go:noescape
@@ -254,6 +264,96 @@ func tilex14x32Avx512(t *tileArgs)
 var tileAvx512 = [...][15]func(*tileArgs){
 	{nil, tilex1x16Avx512, tilex2x16Avx512, tilex3x16Avx512, tilex4x16Avx512, tilex5x16Avx512, tilex6x16Avx512, tilex7x16Avx512, tilex8x16Avx512, tilex9x16Avx512, tilex10x16Avx512, tilex11x16Avx512, tilex12x16Avx512, tilex13x16Avx512, tilex14x16Avx512},
 	{nil, tilex1x32Avx512, tilex2x32Avx512, tilex3x32Avx512, tilex4x32Avx512, tilex5x32Avx512, tilex6x32Avx512, tilex7x32Avx512, tilex8x32Avx512, tilex9x32Avx512, tilex10x32Avx512, tilex11x32Avx512, tilex12x32Avx512, tilex13x32Avx512, tilex14x32Avx512},
+}
+
+// tileF16Wx1x16Avx512 is the float16-weight tile of 1 rows by 16 columns.
+//
+//go:noescape
+func tileF16Wx1x16Avx512(t *tileArgs)
+
+// tileF16Wx2x16Avx512 is the float16-weight tile of 2 rows by 16 columns.
+//
+//go:noescape
+func tileF16Wx2x16Avx512(t *tileArgs)
+
+// tileF16Wx3x16Avx512 is the float16-weight tile of 3 rows by 16 columns.
+//
+//go:noescape
+func tileF16Wx3x16Avx512(t *tileArgs)
+
+// tileF16Wx4x16Avx512 is the float16-weight tile of 4 rows by 16 columns.
+//
+//go:noescape
+func tileF16Wx4x16Avx512(t *tileArgs)
+
+// tileF16Wx1x32Avx512 is the float16-weight tile of 1 rows by 32 columns.
+//
+//go:noescape
+func tileF16Wx1x32Avx512(t *tileArgs)
+
+// tileF16Wx2x32Avx512 is the float16-weight tile of 2 rows by 32 columns.
+//
+//go:noescape
+func tileF16Wx2x32Avx512(t *tileArgs)
+
+// tileF16Wx3x32Avx512 is the float16-weight tile of 3 rows by 32 columns.
+//
+//go:noescape
+func tileF16Wx3x32Avx512(t *tileArgs)
+
+// tileF16Wx4x32Avx512 is the float16-weight tile of 4 rows by 32 columns.
+//
+//go:noescape
+func tileF16Wx4x32Avx512(t *tileArgs)
+
+var tileF16WAvx512 = [...][5]func(*tileArgs){
+	{nil, tileF16Wx1x16Avx512, tileF16Wx2x16Avx512, tileF16Wx3x16Avx512, tileF16Wx4x16Avx512},
+	{nil, tileF16Wx1x32Avx512, tileF16Wx2x32Avx512, tileF16Wx3x32Avx512, tileF16Wx4x32Avx512},
+}
+
+// tileBF16Wx1x16Avx512 is the bfloat16-weight tile of 1 rows by 16 columns.
+//
+//go:noescape
+func tileBF16Wx1x16Avx512(t *tileArgs)
+
+// tileBF16Wx2x16Avx512 is the bfloat16-weight tile of 2 rows by 16 columns.
+//
+//go:noescape
+func tileBF16Wx2x16Avx512(t *tileArgs)
+
+// tileBF16Wx3x16Avx512 is the bfloat16-weight tile of 3 rows by 16 columns.
+//
+//go:noescape
+func tileBF16Wx3x16Avx512(t *tileArgs)
+
+// tileBF16Wx4x16Avx512 is the bfloat16-weight tile of 4 rows by 16 columns.
+//
+//go:noescape
+func tileBF16Wx4x16Avx512(t *tileArgs)
+
+// tileBF16Wx1x32Avx512 is the bfloat16-weight tile of 1 rows by 32 columns.
+//
+//go:noescape
+func tileBF16Wx1x32Avx512(t *tileArgs)
+
+// tileBF16Wx2x32Avx512 is the bfloat16-weight tile of 2 rows by 32 columns.
+//
+//go:noescape
+func tileBF16Wx2x32Avx512(t *tileArgs)
+
+// tileBF16Wx3x32Avx512 is the bfloat16-weight tile of 3 rows by 32 columns.
+//
+//go:noescape
+func tileBF16Wx3x32Avx512(t *tileArgs)
+
+// tileBF16Wx4x32Avx512 is the bfloat16-weight tile of 4 rows by 32 columns.
+//
+//go:noescape
+func tileBF16Wx4x32Avx512(t *tileArgs)
+
+var tileBF16WAvx512 = [...][5]func(*tileArgs){
+	{nil, tileBF16Wx1x16Avx512, tileBF16Wx2x16Avx512, tileBF16Wx3x16Avx512, tileBF16Wx4x16Avx512},
+	{nil, tileBF16Wx1x32Avx512, tileBF16Wx2x32Avx512, tileBF16Wx3x32Avx512, tileBF16Wx4x32Avx512},
 }
 
 // transposeAvx512 writes dst[c·ds+r] = src[r·ls+c] for r < rows ≤ 16 and c < k.

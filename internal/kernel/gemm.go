@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"sync"
+	"unsafe"
 )
 
 // Gemm computes dst[i,j] = act(scale·Σ_k a[i,k]·w[j,k] + bias[j]) + residual[i,j] for the
@@ -244,13 +245,23 @@ func (j *gemmJob) strip(s *scratch, c, pa []float32, rows, col int) {
 	t := &s.t
 	t.bks, t.cols = width, width
 	parts := (d + kBlock - 1) / kBlock
+	direct := (j.w.dt == F16W || j.w.dt == BF16W) && rows <= smallRows && j.set.tileWiden[0] != nil
+	if direct {
+		tile = j.set.tileWiden[isBF16[j.w.dt]]
+	}
+	if n == 1 && (direct || j.dot != F32 || j.w.dt == F32) {
+		parts = 1 // nothing to keep for other tiles
+	}
 	for p := range parts {
 		k0, k1 := split(d, parts, p), split(d, parts, p+1)
 		t.k, t.acc = k1-k0, k0
-		if j.dot != F32 {
+		switch {
+		case direct:
+			t.b = (*float32)(unsafe.Pointer(&j.w.u16[col*d+k0*width]))
+		case j.dot != F32:
 			t.b = j.w.raw(col*d + k0*width)
-		} else {
-			t.b = j.w.slice(s, col, width, k0, t.k)
+		default:
+			t.b = j.w.slice(s, j.set, col, width, k0, t.k)
 		}
 		for i := range n {
 			r0, r1 := split(rows, n, i), split(rows, n, i+1)

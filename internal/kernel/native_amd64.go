@@ -27,9 +27,14 @@ var setAvx512 = &set{
 	ok: func() bool {
 		return cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL
 	},
-	mr:            14,
-	lanes:         16,
-	tile:          func(t *tileArgs) { tileAvx512[t.cols/halfPanel-1][t.rows](t) },
+	mr:    14,
+	lanes: 16,
+	tile:  func(t *tileArgs) { tileAvx512[t.cols/halfPanel-1][t.rows](t) },
+	widen: [2]func(dst *float32, src *uint16, n int){widenF16Avx512, widenBF16Avx512},
+	tileWiden: [2]func(*tileArgs){
+		func(t *tileArgs) { tileF16WAvx512[t.cols/halfPanel-1][t.rows](t) },
+		func(t *tileArgs) { tileBF16WAvx512[t.cols/halfPanel-1][t.rows](t) },
+	},
 	transpose:     transposeAvx512,
 	transposeRows: 16,
 	softmaxTile:   softmaxTileAvx512,
@@ -57,6 +62,7 @@ var setAvx2 = &set{
 	mr:            6,
 	lanes:         8,
 	tile:          tileHalves,
+	widen:         [2]func(dst *float32, src *uint16, n int){widenF16Avx2, widenBF16Avx2},
 	transpose:     transposeAvx2,
 	transposeRows: 8,
 	softmaxTile:   softmaxTileAvx2,

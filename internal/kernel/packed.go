@@ -8,6 +8,7 @@ import (
 const (
 	panel     = 32  // columns of a panel of a packed operand
 	halfPanel = 16  // columns of a last panel that needs no more
+	smallRows = 4   // rows of a product that widens 16-bit weights in the tile itself, at most
 	maxRows   = 14  // rows of the largest tile of any set
 	kBlock    = 272 // depth of a panel's slice that stays in the first-level cache, at most
 )

@@ -29,6 +29,11 @@ type set struct {
 	lanes int // values that the functions below take at a time
 	tile  func(*tileArgs)
 
+	// widen widens n 16-bit weights, n a multiple of 16; tileWiden is tile for up to
+	// smallRows rows on such weights. Indexed by whether they are bfloat16.
+	widen     [2]func(dst *float32, src *uint16, n int)
+	tileWiden [2]func(*tileArgs)
+
 	// transpose writes dst[c·ds+r] = src[r·ls+c] for r < rows ≤ transposeRows and c < k,
 	// any k.
 	transpose     func(dst *float32, ds int, src *float32, ls, rows, k int)

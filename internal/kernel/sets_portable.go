@@ -8,6 +8,7 @@ var portable = &set{
 	mr:            8,
 	lanes:         1,
 	tile:          tilePortable,
+	widen:         [2]func(dst *float32, src *uint16, n int){widenPortable(fromF16), widenPortable(fromBF16)},
 	transpose:     transposePortable,
 	transposeRows: 16,
 	softmaxTile:   softmaxTilePortable,
@@ -108,6 +109,15 @@ func transposePortable(dst *float32, ds int, src *float32, ls, rows, k int) {
 	for r := range rows {
 		for c, v := range x[r*ls : r*ls+k] {
 			d[c*ds+r] = v
+		}
+	}
+}
+
+func widenPortable(from func(uint16) float32) func(dst *float32, src *uint16, n int) {
+	return func(dst *float32, src *uint16, n int) {
+		d := unsafe.Slice(dst, n)
+		for i, x := range unsafe.Slice(src, n) {
+			d[i] = from(x)
 		}
 	}
 }

@@ -1,22 +1,17 @@
 package kernel
 
+// isBF16 indexes the widening loops.
+var isBF16 = [...]int{F16W: 0, BF16W: 1}
+
 // slice returns the float32 values of k rows of the panel at column col, widening them
 // into scratch when they are stored otherwise.
-func (p *Packed) slice(s *scratch, col, width, k0, k int) *float32 {
+func (p *Packed) slice(s *scratch, set *set, col, width, k0, k int) *float32 {
 	switch p.dt {
 	case F32:
 		return &p.f32[col*p.k+k0*width]
-	case F16W:
+	case F16W, BF16W:
 		b := grow(&s.b, k*width)
-		for i, x := range p.u16[col*p.k+k0*width:][:k*width] {
-			b[i] = fromF16(x)
-		}
-		return &b[0]
-	case BF16W:
-		b := grow(&s.b, k*width)
-		for i, x := range p.u16[col*p.k+k0*width:][:k*width] {
-			b[i] = fromBF16(x)
-		}
+		set.widen[isBF16[p.dt]](&b[0], &p.u16[col*p.k+k0*width], len(b))
 		return &b[0]
 	case BF16:
 		b := grow(&s.b, k*width)

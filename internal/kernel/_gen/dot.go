@@ -32,7 +32,7 @@ func emitDots512(v *vec) {
 	for _, f := range families {
 		for _, width := range []int{16, 32} {
 			for rows := 1; rows <= 14; rows++ {
-				tile512(v, f.name, f.doc, rows, width, f.op)
+				tile512(v, f.name, f.doc, rows, width, 2, nil, f.op)
 			}
 		}
 		tileTable(v, f.name, []int{16, 32}, 14)

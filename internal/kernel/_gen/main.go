@@ -36,6 +36,7 @@ func generate() map[string]string {
 		emitNorm(v)
 		emitFinish(v)
 		emitGrid(v)
+		emitWiden(v)
 		switch v.name {
 		case "avx512":
 			emitTiles512(v)

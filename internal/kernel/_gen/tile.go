@@ -31,29 +31,80 @@ func tileTable(v *vec, family string, widths []int, rows int) {
 	fmt.Fprintf(&v.decl, "}\n")
 }
 
+// smallRows is the most rows of a product that widens its operand in the tile itself.
+const smallRows = 4
+
 // emitTiles512 writes the f32 tiles of 1 to 14 rows by 16 or 32 columns.
 func emitTiles512(v *vec) {
 	for _, width := range []int{16, 32} {
 		for rows := 1; rows <= 14; rows++ {
-			tile512(v, "tile", "float32", rows, width, v.fma)
+			tile512(v, "tile", "float32", rows, width, 2, nil, v.fma)
 		}
 	}
 	tileTable(v, "tile", []int{16, 32}, 14)
+	for _, f := range []struct {
+		name, doc string
+		load      func(d int, mem string)
+	}{{"tileF16W", "float16-weight", v.widenF16}, {"tileBF16W", "bfloat16-weight", v.widenBF16}} {
+		for _, width := range []int{16, 32} {
+			for rows := 1; rows <= smallRows; rows++ {
+				tile512(v, f.name, f.doc, rows, width, 1, f.load, v.fma)
+			}
+		}
+		tileTable(v, f.name, []int{16, 32}, smallRows)
+	}
 }
 
-// tile512 writes one tile of a family, whose op is acc += a·b.
-func tile512(v *vec, family, what string, rows, width int, op func(acc, a, b int)) {
+// widenF16 loads as many float16 as there are lanes.
+func (v *vec) widenF16(d int, mem string) { v.op("VCVTPH2PS %s, %s", mem, v.r(d)) }
+
+// widenBF16 loads as many bfloat16 as there are lanes.
+func (v *vec) widenBF16(d int, mem string) {
+	v.op("VPMOVZXWD %s, %s", mem, v.r(d))
+	v.op("VPSLLD $16, %s, %s", v.r(d), v.r(d))
+}
+
+// emitWiden writes the widening of n 16-bit values, n a multiple of 16.
+func emitWiden(v *vec) {
+	for _, f := range []struct {
+		name string
+		load func(d int, mem string)
+	}{{"widenF16", v.widenF16}, {"widenBF16", v.widenBF16}} {
+		v.fn(f.name, "widens n values, n a multiple of 16.", "dst *float32, src *uint16, n int", 24)
+		v.op("MOVQ dst+0(FP), DI")
+		v.op("MOVQ src+8(FP), SI")
+		v.op("MOVQ n+16(FP), CX")
+		loop := v.label("loop")
+		v.at(loop)
+		for i := range 16 / v.lanes {
+			f.load(i, at(i*v.lanes*2, "SI"))
+			v.st(i, at(i*v.bytes(), "DI"))
+		}
+		v.op("ADDQ $32, SI")
+		v.op("ADDQ $64, DI")
+		v.op("SUBQ $16, CX")
+		v.op("JG %s", loop)
+		v.ret()
+	}
+}
+
+// tile512 writes one tile of a family, whose op is acc += a·b; an element of b has 2^shift
+// bytes and load, unless nil, widens 16 of them into a register.
+func tile512(v *vec, family, what string, rows, width, shift int, load func(d int, mem string), op func(acc, a, b int)) {
+	if load == nil {
+		load = v.ld
+	}
 	n := width / 16
-	tileHead(v, fmt.Sprintf("%sx%dx%d", family, rows, width), fmt.Sprintf("is the %s tile of %d rows by %d columns.", what, rows, width), 2, 2)
+	tileHead(v, fmt.Sprintf("%sx%dx%d", family, rows, width), fmt.Sprintf("is the %s tile of %d rows by %d columns.", what, rows, width), 2, shift)
 	acc := func(r, h int) int { return r*n + h }
-	load, loop, store := v.label("load"), v.label("loop"), v.label("store")
+	resume, loop, store := v.label("load"), v.label("loop"), v.label("store")
 	v.op("TESTQ AX, AX")
-	v.op("JNZ %s", load)
+	v.op("JNZ %s", resume)
 	for i := range rows * n {
 		v.zero(i)
 	}
 	v.op("JMP %s", loop)
-	v.at(load)
+	v.at(resume)
 	for r := range rows {
 		for h := range n {
 			v.ld(acc(r, h), at(r*128+h*64, "BX"))
@@ -61,8 +112,11 @@ func tile512(v *vec, family, what string, rows, width int, op func(acc, a, b int
 	}
 	v.op("PCALIGN $32")
 	v.at(loop)
+	if rows <= smallRows {
+		v.op("PREFETCHT0 1536(DX)") // a few rows are bound by memory
+	}
 	for h := range n {
-		v.ld(28+h, at(h*64, "DX"))
+		load(28+h, at(h*16<<shift, "DX"))
 	}
 	for r := range rows {
 		b := 30 + r%2
