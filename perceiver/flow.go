@@ -19,6 +19,7 @@ type OpticalFlow struct {
 	Decoder *Decoder
 	patches nn.Linear // 54→64: conv_after_patches
 	code    position.Fourier
+	tail    tail // unused the plain way
 }
 
 // Flow channels: two frames of 3×3 patches of 3 colours, and what the Linear makes of them.
@@ -46,6 +47,10 @@ func newOpticalFlow(c Config, s weights.Scope, opt Options) (Network, error) {
 	qk, v := c.crossChannels(0, 0, e, d)
 	dec := shape{query: e, key: d, qk: qk, v: v, heads: 1, widening: 1, act: c.Act}
 	m.Decoder = newDecoder(p.At("decoder", "decoder"), decoderShape{shape: dec, final: flowOutWidth, fold: true}, opt)
+	if m.Decoder.folded != nil {
+		at := p.At("decoder", "decoder")
+		m.tail = newTail(at, dec, newAffine(at.At("final_layer"), e, flowOutWidth))
+	}
 	return m, nil
 }
 
@@ -91,18 +96,43 @@ func (m *OpticalFlow) Forward(ctx context.Context, a *tensor.Arena, in []Picture
 	if err != nil {
 		return tensor.Tensor{}, err
 	}
-	err = m.Decoder.Decode(ctx, a, m.Decoder.Remember(a, x), rows, func(item, from int, y tensor.Tensor) error {
+	if err := m.decode(ctx, a, x, rows, flow); err != nil {
+		return tensor.Tensor{}, err
+	}
+	a.Emit("logits", flow)
+	return flow, finite("logits", flow)
+}
+
+// decode writes the flow (B×H×W×2) that latents x (B×N×D) answer to queries rows.
+func (m *OpticalFlow) decode(ctx context.Context, a *tensor.Arena, x tensor.Tensor, rows []Rows, flow tensor.Tensor) error {
+	memory := m.Decoder.Remember(a, x)
+	put := func(item, from int, y tensor.Tensor) error {
 		out := flow.At(item).Data[from*flowOutWidth:]
 		for i, v := range y.Data {
 			out[i] = v / flowRescale
 		}
 		return nil
-	})
-	if err != nil {
-		return tensor.Tensor{}, err
 	}
-	a.Emit("logits", flow)
-	return flow, finite("logits", flow)
+	if m.Decoder.folded == nil || a.Trace != nil { // the stages of a trace need the layer's output
+		if err := m.Decoder.Decode(ctx, a, memory, rows, put); err != nil || m.Decoder.folded == nil {
+			return err
+		}
+	}
+	var questions []question
+	for i, r := range rows {
+		n, e := r.Dims()
+		questions = append(questions, question{
+			item: i, n: n, keys: memory.keys.At(i), values: memory.values.At(i), bias: memory.bias.Row(i),
+			fill: func(q tensor.Tensor, from, to int) error {
+				if err := r.Read(q, from, to); err != nil {
+					return err
+				}
+				kernel.LayerNorm(q.Data, q.Data, e, e, to-from, e, nil, nil, normEps)
+				return nil
+			},
+		})
+	}
+	return m.Decoder.answer(ctx, a, questions, m.tail, put)
 }
 
 // Frames returns the picture of two frames, H×W×3 each with values in [-1,1]: a row holds the

@@ -27,6 +27,7 @@ type MultimodalAutoencoder struct {
 	imageGrid  *position.Grid
 	labelQuery []float32
 	heads      [3]nn.Linear // of audio, image and label
+	tails      [3]tail      // unused the plain way
 }
 
 // The modalities, sorted by name: the order of rows and of queries.
@@ -99,6 +100,14 @@ func (m *MultimodalAutoencoder) decoder(c Config, p weights.Scope, samples int, 
 	post := p.At("output_postprocessor", "modalities")
 	for i, width := range [3]int{c.SamplesPerPatch, 3, c.NumLabels} {
 		m.heads[i] = nn.NewLinear(post.At(modalityNames[i], "classifier"), c.OutputChannels, width)
+	}
+	if m.Decoder.folded == nil {
+		return
+	}
+	final := newAffine(dec.At("decoder", "final_layer"), e, c.OutputChannels)
+	for i, l := range m.heads {
+		head := newAffine(post.At(modalityNames[i], "classifier"), c.OutputChannels, l.Out())
+		m.tails[i] = newTail(dec.At("decoder"), m.Decoder.shape, head.after(final))
 	}
 }
 
@@ -289,16 +298,24 @@ func (m *MultimodalAutoencoder) Decode(ctx context.Context, a *tensor.Arena, lat
 	}
 	mark := a.Mark()
 	defer a.Release(mark)
-	queries := make([]Rows, b)
-	for i := range queries {
-		queries[i] = pointRows{m, p}
+	memory := m.Decoder.Remember(a, latents)
+	if m.Decoder.folded == nil || a.Trace != nil { // the stages of a trace need the layer's output
+		queries := make([]Rows, b)
+		for i := range queries {
+			queries[i] = pointRows{m, p}
+		}
+		err := m.Decoder.Decode(ctx, a, memory, queries, func(item, from int, y tensor.Tensor) error {
+			m.project(&r, p, item, from, y)
+			return nil
+		})
+		if err != nil {
+			return Reconstruction{}, err
+		}
 	}
-	err := m.Decoder.Decode(ctx, a, m.Decoder.Remember(a, latents), queries, func(item, from int, y tensor.Tensor) error {
-		m.project(&r, p, item, from, y)
-		return nil
-	})
-	if err != nil {
-		return Reconstruction{}, err
+	if m.Decoder.folded != nil {
+		if err := m.answer(ctx, a, memory, &r, p); err != nil {
+			return Reconstruction{}, err
+		}
 	}
 	for i, t := range []tensor.Tensor{r.Audio, r.Image, r.Label} {
 		if t.Data == nil {
@@ -370,20 +387,27 @@ func (q pointRows) Read(dst tensor.Tensor, from, to int) error {
 	kernel.Parallel((to-from+63)/64, func(part int) {
 		for r := from + part*64; r < min(to, from+part*64+64); r++ {
 			row := dst.Data[(r-from)*pads.width:][:pads.width]
-			switch {
-			case r < n[0]:
-				w := gridRow(row, q.m.audioGrid, q.Audio[r])
-				copy(row[w:], pads.pad[audioModality])
-			case r < n[0]+n[1]:
-				w := gridRow(row, q.m.imageGrid, q.Image[r-n[0]])
-				copy(row[w:], pads.pad[imageModality])
-			default:
-				w := copy(row, q.m.labelQuery)
-				copy(row[w:], pads.pad[labelModality])
+			k, i := audioModality, r
+			for k < labelModality && i >= n[k] {
+				i -= n[k]
+				k++
 			}
+			w := q.m.code(row, q.Points, k, i)
+			copy(row[w:], pads.pad[k])
 		}
 	})
 	return nil
+}
+
+// code writes the position code of the i-th query of modality k and returns its width.
+func (m *MultimodalAutoencoder) code(row []float32, p Points, k, i int) int {
+	switch k {
+	case audioModality:
+		return gridRow(row, m.audioGrid, p.Audio[i])
+	case imageModality:
+		return gridRow(row, m.imageGrid, p.Image[i])
+	}
+	return copy(row, m.labelQuery)
 }
 
 // gridRow writes the code of one point of a grid and returns its width.
@@ -391,10 +415,11 @@ func gridRow(row []float32, g *position.Grid, i int) int {
 	f, dims := g.Fourier(), g.Dims()
 	for d := len(dims) - 1; d >= 0; d-- {
 		w, k := f.AxisChannels(d), len(f.Bands[d])
-		src := make([]float32, w)
+		var src []float32
 		if table := g.Axis(d); table != nil {
 			src = table[i%dims[d]*w:][:w]
 		} else {
+			src = make([]float32, w)
 			g.AxisRow(src, d, i%dims[d])
 		}
 		i /= dims[d]
