@@ -23,7 +23,8 @@ func plan(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	if len(files) == 0 {
 		return usagef("no file given")
 	}
-	p := modality.Probing{Decode: *decode}
+	// A person looks at their own files here: TIFF, which a server leaves off, is read.
+	p := modality.Probing{Decode: *decode, Options: map[string]json.RawMessage{"image": json.RawMessage(`{"tiff": true}`)}}
 	if m.dir != "" {
 		model, err := m.open(ctx, e)
 		if err != nil {
