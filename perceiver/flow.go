@@ -113,26 +113,27 @@ func (m *OpticalFlow) decode(ctx context.Context, a *tensor.Arena, x tensor.Tens
 		}
 		return nil
 	}
-	if m.Decoder.folded == nil || a.Trace != nil { // the stages of a trace need the layer's output
-		if err := m.Decoder.Decode(ctx, a, memory, rows, put); err != nil || m.Decoder.folded == nil {
+	grids := make([]gridInput, len(rows))
+	fast := m.Decoder.folded != nil
+	for i, r := range rows {
+		var ok bool
+		grids[i], ok = asGrid(Input{Rows: r})
+		fast = fast && ok
+	}
+	if !fast || a.Trace != nil { // the stages of a trace need the layer's output
+		if err := m.Decoder.Decode(ctx, a, memory, rows, put); err != nil || !fast {
 			return err
 		}
 	}
-	var questions []question
-	for i, r := range rows {
-		n, e := r.Dims()
-		questions = append(questions, question{
-			item: i, n: n, keys: memory.keys.At(i), values: memory.values.At(i), bias: memory.bias.Row(i),
-			fill: func(q tensor.Tensor, from, to int) error {
-				if err := r.Read(q, from, to); err != nil {
-					return err
-				}
-				kernel.LayerNorm(q.Data, q.Data, e, e, to-from, e, nil, nil, normEps)
-				return nil
-			},
-		})
+	for i, g := range grids {
+		mark := a.Mark()
+		err := m.Decoder.answer(ctx, a, []question{m.Decoder.gridQuestion(a, i, g, memory)}, m.tail, put)
+		a.Release(mark)
+		if err != nil {
+			return err
+		}
 	}
-	return m.Decoder.answer(ctx, a, questions, m.tail, put)
+	return nil
 }
 
 // Frames returns the picture of two frames, H×W×3 each with values in [-1,1]: a row holds the

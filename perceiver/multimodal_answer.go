@@ -25,13 +25,7 @@ func (m *MultimodalAutoencoder) answer(ctx context.Context, a *tensor.Arena, mem
 		width := m.out.width - len(m.out.pad[k])
 		var questions []question
 		for i := range memory.keys.Dim(0) {
-			questions = append(questions, question{
-				item: i, n: n, keys: m.shortKeys(a, memory.keys.At(i), k, width), values: memory.values.At(i), bias: memory.bias.Row(i),
-				fill: func(q tensor.Tensor, from, to int) error {
-					m.shortQueries(q, p, k, width, from)
-					return nil
-				},
-			})
+			questions = append(questions, m.pointQuestion(a, memory, i, p, k, width))
 		}
 		out := results[k]
 		err := m.Decoder.answer(ctx, a, questions, m.tails[k], func(item, from int, y tensor.Tensor) error {
@@ -44,6 +38,23 @@ func (m *MultimodalAutoencoder) answer(ctx context.Context, a *tensor.Arena, mem
 		}
 	}
 	return nil
+}
+
+// pointQuestion asks the points of modality k of element item.
+func (m *MultimodalAutoencoder) pointQuestion(a *tensor.Arena, memory Memory, item int, p Points, k, width int) question {
+	d, e := m.Decoder, m.out.width
+	keys, values, bias := m.shortKeys(a, memory.keys.At(item), k, width), memory.values.At(item), memory.bias.Row(item)
+	return question{item: item, n: p.counts()[k], block: d.opt.block(e), attend: func(a *tensor.Arena, y tensor.Tensor, from, to int) error {
+		mark := a.Mark()
+		defer a.Release(mark)
+		q := a.New(to-from, width+2)
+		m.shortQueries(q, p, k, width, from)
+		kernel.Attention(&kernel.AttnArgs{
+			Heads: 1, QK: width + 2, V: e, Scale: d.scale(), L: to - from, S: keys.Dim(0), Q: q.Data, LDQ: width + 2,
+			K: keys.Data, LDK: width + 2, VV: values.Data, LDV: e, Out: y.Data, LDO: e, KeyBias: bias,
+		})
+		return nil
+	}}
 }
 
 // shortKeys returns [k_code, pad·k_pad, Σk] of folded keys N×E as scratch, N×(width+2).

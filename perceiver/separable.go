@@ -82,128 +82,157 @@ func (f *foldedCross) gridSums(ctx context.Context, a *tensor.Arena, dst tensor.
 	mark := a.Mark()
 	defer a.Release(mark)
 	n := dst.Dim(0)
-	sh, sw := f.scoreTables(a, g)
-	q, qmean := a.New(n, max(g.content, 1)), a.Floats(n)
-	for i := range n {
-		row, sum := f.queries.Row(i), 0.0
-		for _, x := range row {
-			sum += float64(x)
-		}
-		qmean[i] = float32(-sum * float64(f.scale))
-		for c := range g.content {
-			q.Row(i)[c] = row[c] * f.scale
-		}
-	}
+	t := g.tables(a, f.queries, f.scale)
 	var k kernel.Grid
-	k.Start(kernel.GridArgs{N: n, H: g.lines, W: g.across, F: g.content, Q: q.Data, LDQ: q.Cols(), QMean: qmean, SH: sh.Data, SW: sw.Data})
+	k.Start(kernel.GridArgs{
+		N: n, H: g.lines, W: g.across, F: g.content, Q: t.content.Data, LDQ: t.content.Cols(),
+		QMean: t.mean, SH: t.lines.Data, SW: t.across.Data,
+	})
 	if err := g.feed(ctx, a, &k, f.norm.Eps, opt); err != nil {
 		return err
 	}
 	out, mean := a.New(n, max(g.content, 1)), a.Floats(n)
-	oh, ow := sh, sw // the tables are not needed any more
-	k.Finish(out.Data, out.Cols(), mean, oh.Data, ow.Data)
-	f.gather(a, dst, g, out, mean, oh, ow)
+	k.Finish(out.Data, out.Cols(), mean, t.lines.Data, t.across.Data) // the tables have had their use
+	g.gather(a, dst, out, mean, t.lines, t.across)
 	f.affine(dst)
 	return nil
 }
 
-// scoreTables returns the position scores: N×lines, all axes but the last summed, and N×across.
-func (f *foldedCross) scoreTables(a *tensor.Arena, g gridInput) (sh, sw tensor.Tensor) {
-	n, dims := f.queries.Dim(0), g.grid.Dims()
-	last := len(dims) - 1
-	sh, sw = a.New(n, g.lines), a.New(n, g.across)
-	clear(sh.Data)
+// gridTables is what folded queries or keys (N×C) have to do with the rows of a grid.
+type gridTables struct {
+	content tensor.Tensor // N×content: their part for the content
+	mean    []float32     // N: minus the sum of all of it
+	lines   tensor.Tensor // N×lines: inner products with the codes, all axes but the last added up
+	across  tensor.Tensor // N×across
+}
+
+// tables returns the tables of q (N×C), everything times scale, as scratch.
+func (g gridInput) tables(a *tensor.Arena, q tensor.Tensor, scale float32) gridTables {
+	n, dims := q.Dim(0), g.grid.Dims()
+	t := gridTables{
+		content: a.New(n, max(g.content, 1)), mean: a.Floats(n),
+		lines: a.New(n, g.lines), across: a.New(n, g.across),
+	}
+	for i := range n {
+		sum := 0.0
+		for _, x := range q.Row(i) {
+			sum += float64(x)
+		}
+		t.mean[i] = float32(-sum * float64(scale))
+		for c := range g.content {
+			t.content.Row(i)[c] = q.Row(i)[c] * scale
+		}
+	}
+	clear(t.lines.Data)
 	for d, size := range dims {
 		mark := a.Mark()
 		cols := g.axis(d)
-		q, s := a.New(n, len(cols)), a.New(n, size)
+		part, s := a.New(n, len(cols)), a.New(n, size)
 		for i := range n {
-			row := f.queries.Row(i)
+			row := q.Row(i)
 			for k, c := range cols {
-				q.Row(i)[k] = row[c]
+				part.Row(i)[k] = row[c]
 			}
 		}
-		kernel.GemmNT(s.Data, size, q.Data, len(cols), g.grid.Axis(d), len(cols), n, size, len(cols), kernel.Epilogue{Scale: f.scale})
-		if d == last {
-			copy(sw.Data, s.Data)
+		kernel.GemmNT(s.Data, size, part.Data, len(cols), g.grid.Axis(d), len(cols), n, size, len(cols), kernel.Epilogue{Scale: scale})
+		if d == len(dims)-1 {
+			copy(t.across.Data, s.Data)
 		} else {
 			kernel.Parallel(n, func(i int) {
 				for l := range g.lines {
-					sh.Row(i)[l] += s.Row(i)[g.index(l, d)]
+					t.lines.Row(i)[l] += s.Row(i)[g.index(l, d)]
 				}
 			})
 		}
 		a.Release(mark)
 	}
-	return sh, sw
+	return t
 }
 
-// moments is the sum and the sum of squares of the channels of each index of an axis.
-type moments struct{ sum, square []float64 }
+// gridStats is the sum and the sum of squares of the code of each index of each axis, and with
+// them the mean and deviation of any row. All is float64.
+type gridStats struct {
+	gridInput
+	sum, square [][]float64 // by axis and index
+	eps         float32
+}
 
-func (g gridInput) moments(d int) moments {
-	n := g.grid.Dims()[d]
-	m := moments{make([]float64, n), make([]float64, n)}
-	table := g.grid.Axis(d)
-	w := len(table) / n
-	for i := range n {
-		for _, x := range table[i*w : (i+1)*w] {
-			m.sum[i] += float64(x)
-			m.square[i] += float64(x) * float64(x)
+func (g gridInput) stats(eps float32) gridStats {
+	s := gridStats{gridInput: g, eps: eps}
+	for d, n := range g.grid.Dims() {
+		sum, square := make([]float64, n), make([]float64, n)
+		table := g.grid.Axis(d)
+		w := len(table) / n
+		for i := range n {
+			for _, x := range table[i*w : (i+1)*w] {
+				sum[i] += float64(x)
+				square[i] += float64(x) * float64(x)
+			}
 		}
+		s.sum, s.square = append(s.sum, sum), append(s.square, square)
 	}
-	return m
+	return s
 }
 
-// feed reads the content, a few lines at a time, and gives it to k with the mean and the inverse
-// deviation of every row. Those come from the axes' own sums and the content's, in float64.
-func (g gridInput) feed(ctx context.Context, a *tensor.Arena, k *kernel.Grid, eps float32, opt Options) error {
-	dims := g.grid.Dims()
-	axes := make([]moments, len(dims))
-	for d := range dims {
-		axes[d] = g.moments(d)
+// measure writes the mean and the inverse deviation of the rows of lines line, line+1, …, whose
+// content is x (rows×content).
+func (s gridStats) measure(mean, inv []float32, x tensor.Tensor, line, lines int) {
+	last := len(s.sum) - 1
+	_, c := s.rows.Dims()
+	width := float64(c)
+	kernel.Parallel(lines, func(l int) {
+		var sum, square float64
+		for d := range last {
+			i := s.index(line+l, d)
+			sum, square = sum+s.sum[d][i], square+s.square[d][i]
+		}
+		for w := range s.across {
+			r := l*s.across + w
+			t, t2 := sum+s.sum[last][w], square+s.square[last][w]
+			for _, v := range x.Data[r*s.content : (r+1)*s.content] {
+				t += float64(v)
+				t2 += float64(v) * float64(v)
+			}
+			mu := t / width
+			mean[r] = float32(mu)
+			inv[r] = float32(1 / math.Sqrt(max(0, t2/width-mu*mu)+float64(s.eps)))
+		}
+	})
+}
+
+// readLines fills x (rows×content) with the content of lines line, line+1, ….
+func (g gridInput) readLines(x tensor.Tensor, line, lines int) error {
+	from, to := line*g.across, (line+lines)*g.across
+	if err := g.rows.ReadContent(x, from, to); err != nil {
+		return fmt.Errorf("perceiver: rows %d to %d: %w", from, to, err)
 	}
-	_, width := g.rows.Dims()
-	step1 := max(1, opt.block(max(g.content, 64))/g.across)
-	rows := a.New(step1*g.across, g.content)
-	mean, inv := a.Floats(step1*g.across), a.Floats(step1*g.across)
-	m := g.lines * g.across
-	for line := 0; line < g.lines; line += step1 {
-		lines := min(step1, g.lines-line)
-		from, n := line*g.across, lines*g.across
-		if err := step(ctx, "encode", from, m); err != nil {
+	return nil
+}
+
+// feed reads the content, a few lines at a time, and gives it to k.
+func (g gridInput) feed(ctx context.Context, a *tensor.Arena, k *kernel.Grid, eps float32, opt Options) error {
+	stats := g.stats(eps)
+	most := max(1, opt.block(max(g.content, 64))/g.across)
+	rows := a.New(most*g.across, g.content)
+	mean, inv := a.Floats(most*g.across), a.Floats(most*g.across)
+	for line := 0; line < g.lines; line += most {
+		lines := min(most, g.lines-line)
+		n := lines * g.across
+		if err := step(ctx, "encode", line*g.across, g.lines*g.across); err != nil {
 			return err
 		}
 		part := rows.Slice(0, n)
-		if err := g.rows.ReadContent(part, from, from+n); err != nil {
-			return fmt.Errorf("perceiver: rows %d to %d: %w", from, from+n, err)
+		if err := g.readLines(part, line, lines); err != nil {
+			return err
 		}
-		kernel.Parallel(lines, func(l int) {
-			var sum, square float64
-			for d := range len(dims) - 1 {
-				i := g.index(line+l, d)
-				sum, square = sum+axes[d].sum[i], square+axes[d].square[i]
-			}
-			last := axes[len(dims)-1]
-			for w := range g.across {
-				r := l*g.across + w
-				s, s2 := sum+last.sum[w], square+last.square[w]
-				for _, x := range part.Data[r*g.content : (r+1)*g.content] {
-					s += float64(x)
-					s2 += float64(x) * float64(x)
-				}
-				mu := s / float64(width)
-				mean[r] = float32(mu)
-				inv[r] = float32(1 / math.Sqrt(max(0, s2/float64(width)-mu*mu)+float64(eps)))
-			}
-		})
+		stats.measure(mean, inv, part, line, lines)
 		k.Add(part.Data, g.content, mean[:n], inv[:n], lines)
 	}
 	return nil
 }
 
 // gather assembles Σ a x̂ (N×C) from the content's sums, the mean's and the marginals.
-func (f *foldedCross) gather(a *tensor.Arena, dst tensor.Tensor, g gridInput, out tensor.Tensor, mean []float32, oh, ow tensor.Tensor) {
+func (g gridInput) gather(a *tensor.Arena, dst, out tensor.Tensor, mean []float32, oh, ow tensor.Tensor) {
 	n, dims := dst.Dim(0), g.grid.Dims()
 	last := len(dims) - 1
 	for i := range n {

@@ -51,34 +51,33 @@ func newTail(s weights.Scope, p shape, last affine) tail {
 	return tail{y: last.packed(), h: all.packed(), bias: all.b}
 }
 
-// question is the queries for one element of a batch, folded (see foldedQuery): keys and values
-// of its latents, and a function that writes the queries in the keys' space.
+// question is the queries for one element of a batch of a folded decoder (see foldedQuery).
 type question struct {
-	item, n      int
-	keys, values tensor.Tensor // N×K, N×E
-	bias         []float32     // N
-	fill         func(q tensor.Tensor, from, to int) error
+	item, n int
+	block   int // rows of a chunk
+	// attend writes the attention's result for queries [from,to), rows×E.
+	attend func(a *tensor.Arena, y tensor.Tensor, from, to int) error
 }
 
-// answer answers questions (all of the same K) chunk by chunk through a tail: out gets the
-// element, the first row and rows×F', scratch.
+// answer answers questions chunk by chunk through a tail: out gets the element, the first row
+// and rows×F', scratch.
 func (d *Decoder) answer(ctx context.Context, a *tensor.Arena, questions []question, t tail, out func(item, from int, y tensor.Tensor) error) error {
 	total, done := 0, 0
 	for _, q := range questions {
 		total += q.n
 	}
-	block := d.opt.block(d.shape.query)
 	for _, q := range questions {
-		for from := 0; from < q.n; from += block {
+		for from := 0; from < q.n; from += q.block {
 			if err := step(ctx, "decode", done, total); err != nil {
 				return err
 			}
-			to := min(from+block, q.n)
+			to := min(from+q.block, q.n)
 			done += to - from
 			mark := a.Mark()
-			y, err := d.answerRows(a, q, t, from, to)
+			y := a.New(to-from, d.shape.query)
+			err := q.attend(a, y, from, to)
 			if err == nil {
-				err = out(q.item, from, y)
+				err = out(q.item, from, d.finish(a, y, t))
 			}
 			a.Release(mark)
 			if err != nil {
@@ -89,20 +88,39 @@ func (d *Decoder) answer(ctx context.Context, a *tensor.Arena, questions []quest
 	return step(ctx, "decode", total, total)
 }
 
-func (d *Decoder) answerRows(a *tensor.Arena, q question, t tail, from, to int) (tensor.Tensor, error) {
-	n, k, e := to-from, q.keys.Dim(1), d.shape.query
-	x, y := a.New(n, k), a.New(n, e)
-	if err := q.fill(x, from, to); err != nil {
-		return tensor.Tensor{}, err
-	}
-	kernel.Attention(&kernel.AttnArgs{
-		Heads: 1, QK: k, V: e, Scale: d.scale(), L: n, S: q.keys.Dim(0), Q: x.Data, LDQ: k, K: q.keys.Data, LDK: k,
-		VV: q.values.Data, LDV: e, Out: y.Data, LDO: e, KeyBias: q.bias,
-	})
+// finish returns the answers (rows×F') to the attention's results y (rows×E) as scratch.
+func (d *Decoder) finish(a *tensor.Arena, y tensor.Tensor, t tail) tensor.Tensor {
+	n, e, f := y.Dim(0), y.Dim(1), len(t.bias)
 	h := d.ff.mlp.Up.ForwardAct(a, d.ff.norm.Forward(a, y), d.ff.mlp.Act)
-	f := len(t.bias)
 	z := a.New(n, f)
 	kernel.Gemm(z.Data, f, y.Data, e, n, t.y, kernel.Epilogue{Bias: t.bias})
 	kernel.Gemm(z.Data, f, h.Data, h.Cols(), n, t.h, kernel.Epilogue{Add: true})
-	return z, nil
+	return z
+}
+
+// gridQuestion asks the rows of a grid themselves: flow's queries. Their position codes meet the
+// keys in small tables.
+func (d *Decoder) gridQuestion(a *tensor.Arena, item int, g gridInput, m Memory) question {
+	e := d.shape.query
+	keys, values, bias := m.keys.At(item), m.values.At(item), m.bias.Row(item)
+	t := g.tables(a, keys, d.scale())
+	k := &kernel.GridQuery{}
+	k.Start(kernel.GridQueryArgs{
+		S: keys.Dim(0), H: g.lines, W: g.across, F: g.content, V: e, K: t.content.Data, LDK: t.content.Cols(),
+		KMean: t.mean, SH: t.lines.Data, SW: t.across.Data, Bias: bias, Values: values.Data, LDV: e,
+	})
+	stats := g.stats(normEps)
+	lines := max(1, max(d.opt.block(e), 2048)/g.across)
+	return question{item: item, n: g.lines * g.across, block: lines * g.across, attend: func(a *tensor.Arena, y tensor.Tensor, from, to int) error {
+		mark := a.Mark()
+		defer a.Release(mark)
+		n := to - from
+		x, mean, inv := a.New(n, g.content), a.Floats(n), a.Floats(n)
+		if err := g.readLines(x, from/g.across, n/g.across); err != nil {
+			return err
+		}
+		stats.measure(mean, inv, x, from/g.across, n/g.across)
+		k.Attend(y.Data, e, x.Data, g.content, mean, inv, from/g.across, n/g.across)
+		return nil
+	}}
 }
