@@ -35,8 +35,7 @@ func Detect(h Header) (name, mediaType string, err error) {
 	case declared == "text":
 		return declared, declaredType, nil
 	}
-	return "", "", media.Errorf(media.Mismatch, "modality: declared as %s (%s), the bytes are %s (%s)",
-		declared, declaredType, found, foundType)
+	return "", "", media.Errorf(media.Mismatch, "modality: %s declared%s, the bytes are %s (%s)", declared, named(h), found, foundType)
 }
 
 // named quotes what the caller said about the input.

@@ -30,3 +30,8 @@ func NewFourier(bands int, resolution ...float32) Fourier {
 
 // NewGrid returns the code of a row-major grid, coordinates from -1 to 1 along each axis.
 func NewGrid(f Fourier, dims ...int) *Grid { return position.NewGrid(f, dims...) }
+
+// NewGridAt is NewGrid with coordinates of the caller's: coord(d, i) is that of index i on axis d.
+func NewGridAt(f Fourier, coord func(d, i int) float32, dims ...int) *Grid {
+	return position.NewGridAt(f, coord, dims...)
+}

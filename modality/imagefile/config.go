@@ -84,6 +84,7 @@ type source struct {
 	// What a config function found that its decode function needs.
 	jpeg     jpegHeader
 	negative bool // of a TIFF: black and white are exchanged
+	webp     webpAnimated
 }
 
 func (s *source) errorf(c media.Code, f string, args ...any) error {

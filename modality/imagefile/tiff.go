@@ -29,6 +29,7 @@ const (
 	tagTileWidth, tagTileHeight   = 322, 323
 	tagStripOffsets, tagStripSize = 273, 279
 	tagTileOffsets, tagTileSize   = 324, 325
+	tagICC                        = 34675
 )
 
 // tiffDir is the first values of the tags of one directory.
@@ -59,6 +60,9 @@ func tiffConfig(s *source) (Config, error) {
 	c.DecodedBytes = held * int64(c.Width) * int64(c.Height)
 	if err := s.tiffLayout(d, c); err != nil {
 		return c, err
+	}
+	if d.count[tagICC] > 0 {
+		c.Notes = append(c.Notes, noteICC)
 	}
 	seen := map[int64]bool{}
 	for next != 0 && c.Frames < tiffPages && !seen[next] {
