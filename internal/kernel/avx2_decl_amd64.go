@@ -121,6 +121,11 @@ func widenF16Avx2(dst *float32, src *uint16, n int)
 //go:noescape
 func widenBF16Avx2(dst *float32, src *uint16, n int)
 
+// peakAvx2 runs n times 12 multiply-adds of vectors.
+//
+//go:noescape
+func peakAvx2(n int)
+
 // tilex1x16Avx2 is the f32 tile of 1 rows by 16 columns.
 //
 //go:noescape

@@ -121,6 +121,11 @@ func widenF16Avx512(dst *float32, src *uint16, n int)
 //go:noescape
 func widenBF16Avx512(dst *float32, src *uint16, n int)
 
+// peakAvx512 runs n times 12 multiply-adds of vectors.
+//
+//go:noescape
+func peakAvx512(n int)
+
 // tilex1x16Avx512 is the float32 tile of 1 rows by 16 columns.
 //
 //go:noescape
@@ -506,6 +511,11 @@ var tileBF16Avx512 = [...][15]func(*tileArgs){
 	{nil, tileBF16x1x32Avx512, tileBF16x2x32Avx512, tileBF16x3x32Avx512, tileBF16x4x32Avx512, tileBF16x5x32Avx512, tileBF16x6x32Avx512, tileBF16x7x32Avx512, tileBF16x8x32Avx512, tileBF16x9x32Avx512, tileBF16x10x32Avx512, tileBF16x11x32Avx512, tileBF16x12x32Avx512, tileBF16x13x32Avx512, tileBF16x14x32Avx512},
 }
 
+// peakBF16Avx512 runs n times 12 products of bfloat16.
+//
+//go:noescape
+func peakBF16Avx512(n int)
+
 // tileInt8x1x16Avx512 is the uint8 by int8 tile of 1 rows by 16 columns.
 //
 //go:noescape
@@ -650,6 +660,11 @@ var tileInt8Avx512 = [...][15]func(*tileArgs){
 	{nil, tileInt8x1x16Avx512, tileInt8x2x16Avx512, tileInt8x3x16Avx512, tileInt8x4x16Avx512, tileInt8x5x16Avx512, tileInt8x6x16Avx512, tileInt8x7x16Avx512, tileInt8x8x16Avx512, tileInt8x9x16Avx512, tileInt8x10x16Avx512, tileInt8x11x16Avx512, tileInt8x12x16Avx512, tileInt8x13x16Avx512, tileInt8x14x16Avx512},
 	{nil, tileInt8x1x32Avx512, tileInt8x2x32Avx512, tileInt8x3x32Avx512, tileInt8x4x32Avx512, tileInt8x5x32Avx512, tileInt8x6x32Avx512, tileInt8x7x32Avx512, tileInt8x8x32Avx512, tileInt8x9x32Avx512, tileInt8x10x32Avx512, tileInt8x11x32Avx512, tileInt8x12x32Avx512, tileInt8x13x32Avx512, tileInt8x14x32Avx512},
 }
+
+// peakInt8Avx512 runs n times 12 products of uint8 by int8.
+//
+//go:noescape
+func peakInt8Avx512(n int)
 
 // cvtBF16Avx512 rounds n values to bfloat16, n a multiple of 32.
 //

@@ -20,6 +20,8 @@ var dotsAvx512 = dotSet{
 	minMax:     minMaxAvx512,
 	quantise:   quantiseAvx512,
 	dequantise: dequantiseAvx512,
+	peakBF16:   peakBF16Avx512,
+	peakInt8:   peakInt8Avx512,
 }
 
 var setAvx512 = &set{
@@ -50,6 +52,7 @@ var setAvx512 = &set{
 	add:         addAvx512,
 	mul:         mulAvx512,
 	scale:       scaleAvx512,
+	peak:        peakAvx512,
 	finish:      finishAvx512,
 	gridScores:  gridScoresAvx512,
 	gridWeights: gridWeightsAvx512,
@@ -78,6 +81,7 @@ var setAvx2 = &set{
 	add:         addAvx2,
 	mul:         mulAvx2,
 	scale:       scaleAvx2,
+	peak:        peakAvx2,
 	finish:      finishAvx2,
 	gridScores:  gridScoresAvx2,
 	gridWeights: gridWeightsAvx2,

@@ -51,7 +51,8 @@ type set struct {
 	add, mul      func(dst, a, b *float32, n int)
 	scale         func(x *float32, n int, s float32)
 
-	dots *dotSet // bfloat16 and int8 arithmetic; nil when the machine has none
+	peak func(n int) // n × 12 multiply-adds of lanes
+	dots *dotSet     // bfloat16 and int8 arithmetic; nil when the machine has none
 
 	gridScores, gridWeights func(*gridTileArgs)
 	gridBias                func(*gridQueryTile)
@@ -68,9 +69,10 @@ type dotSet struct {
 	cvtBF16  func(dst, src *float32, n int)
 	pairRows func(dst *float32, ds int, src *float32, ls, rows, cols int)
 	// minMax, quantise: n a multiple of 16. dequantise: rows of 32 int32 sums.
-	minMax     func(out, x *float32, n int)
-	quantise   func(dst, src *float32, n int, inv, zero float32)
-	dequantise func(c, step, zero, sums, scale *float32, rows int)
+	minMax             func(out, x *float32, n int)
+	quantise           func(dst, src *float32, n int, inv, zero float32)
+	peakBF16, peakInt8 func(n int) // n × 12 products of 16 groups
+	dequantise         func(c, step, zero, sums, scale *float32, rows int)
 }
 
 // transposed writes dst[c·ds+r] = src[r·ls+c] for r < rows and c < k.

@@ -36,6 +36,7 @@ func emitDots512(v *vec) {
 			}
 		}
 		tileTable(v, f.name, []int{16, 32}, 14)
+		emitPeak(v, "peak"+f.name[4:], "runs n times 12 products of "+f.doc+".", f.op)
 	}
 
 	v.fn("cvtBF16", "rounds n values to bfloat16, n a multiple of 32.", "dst, src *float32, n int", 24)

@@ -37,6 +37,7 @@ func generate() map[string]string {
 		emitFinish(v)
 		emitGrid(v)
 		emitWiden(v)
+		emitPeak(v, "peak", "runs n times 12 multiply-adds of vectors.", v.fma)
 		switch v.name {
 		case "avx512":
 			emitTiles512(v)
