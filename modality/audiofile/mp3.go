@@ -40,6 +40,9 @@ func openMP3(s *source, info *Info) (decoder, error) {
 		if err := s.ctx.Err(); err != nil {
 			return nil, err
 		}
+		if w.free {
+			return nil, media.Errorf(media.Unsupported, "audio: mp3: free bit rate is not read here")
+		}
 		return nil, media.Errorf(media.Malformed, "audio: mp3: no frames")
 	}
 	if w.junk > 0 {
@@ -249,17 +252,21 @@ func errOrEOF(err error) error {
 	return err
 }
 
-// mute clears the side information of a frame that refers further back than there is data, which
-// happens at the start of a cut file: it then decodes to silence.
+// mute silences a frame that refers further back than there is data, which happens at the start of a
+// cut file: its side information then describes no data, but still all that later frames may need.
 func (d *mp3Decoder) mute(h mp3Header) {
 	side := d.frame[h.sideAt():][:h.sideBytes()]
-	back := int(side[0])
+	back, most := int(side[0]), 255
 	if h.version == 3 {
-		back = back<<1 | int(side[1]>>7)
+		back, most = back<<1|int(side[1]>>7), 511
 	}
 	if back > d.stock {
+		back = min(d.stock, most)
 		clear(side)
-		back = 0
+		side[0] = byte(back)
+		if h.version == 3 {
+			side[0], side[1] = byte(back>>1), byte(back<<7)
+		}
 		d.muted++
 	}
 	d.stock = back + len(d.frame) - h.sideAt() - h.sideBytes()

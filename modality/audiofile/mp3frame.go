@@ -93,8 +93,6 @@ func (h mp3Header) supported() error {
 		return media.Errorf(media.Unsupported, "audio: mp2: mpeg layer II is not read here")
 	case h.version == 0:
 		return media.Errorf(media.Unsupported, "audio: mp3: mpeg 2.5 (%d Hz) is not read here", h.rate)
-	case h.size == 0:
-		return media.Errorf(media.Unsupported, "audio: mp3: free bit rate is not read here")
 	}
 	return nil
 }
@@ -108,7 +106,7 @@ func id3Length(b []byte) int {
 	}
 	n := int(b[6])<<21 | int(b[7])<<14 | int(b[8])<<7 | int(b[9])
 	if (b[6]|b[7]|b[8]|b[9])&0x80 != 0 {
-		n = int(binary.BigEndian.Uint32(b[6:]))
+		n = int(min(binary.BigEndian.Uint32(b[6:]), 1<<30))
 	}
 	n += 10
 	if b[5]&0x10 != 0 {
@@ -123,6 +121,8 @@ type mp3Walker struct {
 	first  mp3Header
 	frames int64
 	junk   int64 // bytes passed that belong to no frame
+	free   bool  // frames of a free bit rate were met
+	tries  int   // how often they were looked for
 }
 
 // searchBytes is how far a first frame is looked for behind the tags.
@@ -164,7 +164,10 @@ func (w *mp3Walker) chain(b []byte, end bool) bool {
 		return false
 	}
 	if h.size == 0 {
-		return freeFormat(b, h)
+		if w.tries++; !w.free && w.tries <= 100 {
+			w.free = freeFormat(b, h)
+		}
+		return false
 	}
 	for range 2 {
 		if h.size > len(b) {

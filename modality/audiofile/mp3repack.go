@@ -72,7 +72,7 @@ func (r *mp3Repacker) next(dst []byte) (frame []byte, muted bool, err error) {
 	r.queue = r.queue[1:]
 	back := r.cut - p.start()
 	if back < 0 || back > 255 || p.start() < r.from {
-		muted, back = true, 0
+		muted, back = true, min(r.cut-r.from, 255)
 		p.end = r.cut
 		clear(p.side[:])
 	}

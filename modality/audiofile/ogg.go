@@ -205,9 +205,14 @@ func lastGranule(s *source, serial uint32, info *Info) int64 {
 	s.seek(from)
 	tail, _ := s.peek(int(s.size - from))
 	for i := len(tail) - 27; i >= 0; i-- {
-		if g, ok := wholePage(tail[i:], serial); ok && g >= 0 {
-			return g
+		g, size := wholePage(tail[i:], serial)
+		if size == 0 || g < 0 {
+			continue
 		}
+		if rest := len(tail) - i - size; rest > 0 {
+			info.note("%d bytes behind the stream are left out", rest)
+		}
+		return g
 	}
 	info.note("other streams behind the first are left out")
 	if !s.deep && s.size-first > scanBytes {
@@ -227,17 +232,18 @@ func lastGranule(s *source, serial uint32, info *Info) int64 {
 	}
 }
 
-// wholePage reports the granule of an intact page of a stream at the start of b.
-func wholePage(b []byte, serial uint32) (granule int64, ok bool) {
+// wholePage reports the granule and the size of an intact page of a stream at the start of b; size is
+// 0 when there is none.
+func wholePage(b []byte, serial uint32) (granule int64, size int) {
 	if string(b[:4]) != "OggS" || binary.LittleEndian.Uint32(b[14:]) != serial || len(b) < 27+int(b[26]) {
-		return 0, false
+		return 0, 0
 	}
-	size := 27 + int(b[26])
+	size = 27 + int(b[26])
 	for _, l := range b[27:size] {
 		size += int(l)
 	}
 	if len(b) < size || oggSum(b[:size]) != binary.LittleEndian.Uint32(b[22:]) && !ignoreSums {
-		return 0, false
+		return 0, 0
 	}
-	return int64(binary.LittleEndian.Uint64(b[6:])), true
+	return int64(binary.LittleEndian.Uint64(b[6:])), size
 }
