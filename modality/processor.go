@@ -55,6 +55,7 @@ type processorConfig struct {
 	Split       *bool           `json:"do_image_splitting"`
 	Pad         *bool           `json:"do_pad"`
 	NumChannels int             `json:"image_num_channels"`
+	Alpha       string          `json:"alpha"` // ours: "white" lays transparency on white, "drop" forgets it
 }
 
 var (
@@ -126,6 +127,15 @@ func newProcessor(kind string, c processorConfig) (*ImageProcessor, error) {
 	}
 	if err := p.override(c); err != nil {
 		return nil, err
+	}
+	switch c.Alpha {
+	case "":
+	case "white":
+		p.alpha = imagefile.OnWhite
+	case "drop":
+		p.alpha = imagefile.DropAlpha
+	default:
+		return nil, BadOption("image", "alpha %q: want white or drop", c.Alpha)
 	}
 	if c.Mean != nil {
 		mean = c.Mean

@@ -15,6 +15,7 @@ const (
 	configFile       = "config.json"
 	nativeFile       = "model.json"
 	preprocessorFile = "preprocessor_config.json"
+	weightsFile      = "model.safetensors"
 )
 
 // maxConfigBytes bounds every JSON file of a model directory.

@@ -265,7 +265,11 @@ func (m *nativeModel) run(ctx context.Context, a *tensor.Arena, it Item) (*nativ
 		total += rows.Dim(0)
 		p.names = append(p.names, part.name)
 		p.grid = grid
-		p.plan.Notes = append(p.plan.Notes, found.Notes...)
+		for _, n := range found.Notes {
+			if !slices.Contains(p.plan.Notes, n) {
+				p.plan.Notes = append(p.plan.Notes, n)
+			}
+		}
 	}
 	p.rows = pieces[0]
 	if len(pieces) > 1 {

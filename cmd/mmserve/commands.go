@@ -8,6 +8,8 @@ func commands() []command {
 	return []command{
 		{"predict", "[--model DIR] [--top 5] [--json] INPUT… | --text T", "run a model's task on media and print the answer", predict},
 		{"encode", "[--model DIR] [--output latents] [--format json] [-o FILE] INPUT…", "turn media into latents, a pooled vector, the byte array or soft tokens", encode},
+		{"caption", "[--model DIR] FILE…", "say in words what a file shows", caption},
+		{"search", "[--model DIR] [--top 5] DIR QUERY", "find the files of a directory that are most like a file or words", search},
 		{"plan", "[--model DIR] [--json] [--decode] FILE…", "say what files hold and would cost, from their headers", plan},
 		{"preprocess", "--config preprocessor_config.json IMAGE -o out.npy", "write exactly the pixels a model would see", preprocess},
 		{"modalities", "[--json]", "list the media that are compiled in, with their options", modalities},
@@ -15,6 +17,7 @@ func commands() []command {
 		{"bench", "--model DIR | --config FILE --random [--batch 1] [--seconds 10] [--json]", "measure a model's forward pass", bench},
 		{"serve", "[--addr 127.0.0.1:8080] [--models NAME=DIR] [--config FILE]", "serve models over HTTP", serve},
 		{"config", "[flags of serve]", "print the server's effective settings and where each came from", config},
+		{"eval", "[--model DIR] [--json] [--split S] DATA_DIR", "measure a model on labelled data", eval},
 		{"import", "IN.bin|IN.pt OUT.safetensors", "convert a PyTorch weight file without running any of it", importWeights},
 		{"inspect", "[--json] FILE|DIR", "list tensors, shapes, types and the architecture", inspect},
 		{"version", "", "print the version", version},

@@ -24,7 +24,7 @@ type modelFlags struct {
 }
 
 func (m *modelFlags) register(fs *flag.FlagSet) {
-	fs.StringVar(&m.dir, "model", "", "`DIR` of the model: config.json or model.json, and weights")
+	fs.StringVar(&m.dir, "model", "", "`DIR` of the model: config.json or model.json, and weights; empty: the built-in one")
 	fs.StringVar(&m.dtype, "dtype", "f32", "arithmetic: f32, bf16 or int8")
 	fs.BoolVar(&m.plain, "plain", false, "textbook formulation, without folded projections or separable positions")
 	m.machine.register(fs)
@@ -37,7 +37,7 @@ func (m *modelFlags) open(ctx context.Context, e *env) (pipeline.Model, error) {
 		return nil, err
 	}
 	if m.dir == "" {
-		return nil, usagef("--model DIR is missing")
+		return openBuiltin(ctx, opt)
 	}
 	return pipeline.Open(withProgress(ctx, e), m.dir, opt)
 }

@@ -109,9 +109,7 @@ func openStore(s *settings, opt pipeline.Options) (*pipeline.Store, string, erro
 		}
 	}
 	if len(s.models) == 0 {
-		if err := addBuiltin(store, opt); err != nil {
-			return nil, "", err
-		}
+		addBuiltin(store, opt)
 		def = builtinName
 	}
 	return store, def, nil
