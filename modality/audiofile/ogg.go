@@ -204,7 +204,11 @@ func lastGranule(s *source, serial uint32, info *Info) int64 {
 	from := max(first, s.size-128<<10)
 	s.seek(from)
 	tail, _ := s.peek(int(s.size - from))
-	for i := len(tail) - 27; i >= 0; i-- {
+	for i, tries := len(tail)-27, 0; i >= 0 && tries < 64; i-- {
+		if tail[i] != 'O' || string(tail[i:i+4]) != "OggS" {
+			continue
+		}
+		tries++
 		g, size := wholePage(tail[i:], serial)
 		if size == 0 || g < 0 {
 			continue
@@ -232,10 +236,10 @@ func lastGranule(s *source, serial uint32, info *Info) int64 {
 	}
 }
 
-// wholePage reports the granule and the size of an intact page of a stream at the start of b; size is
-// 0 when there is none.
+// wholePage reports the granule and the size of the page at the start of b; size is 0 when it
+// is damaged or of another stream.
 func wholePage(b []byte, serial uint32) (granule int64, size int) {
-	if string(b[:4]) != "OggS" || binary.LittleEndian.Uint32(b[14:]) != serial || len(b) < 27+int(b[26]) {
+	if binary.LittleEndian.Uint32(b[14:]) != serial || len(b) < 27+int(b[26]) {
 		return 0, 0
 	}
 	size = 27 + int(b[26])
