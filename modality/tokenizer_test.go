@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/mmserve/mmserve/modality"
 	"github.com/mmserve/mmserve/modality/media"
@@ -174,4 +175,44 @@ func TestTextRows(t *testing.T) {
 	if short.Read(one, 2, 3) != nil || long.Read(two, 2, 3) != nil || !slices.Equal(one.Data, two.Data) {
 		t.Error("the same place has two codes")
 	}
+}
+
+// FuzzTokenizer: bytes come back as they were, special tokens or not, and the text of any ids is
+// valid UTF-8.
+func FuzzTokenizer(f *testing.F) {
+	for _, s := range []string{"", "x [MASK] y", "\xe6\x97", "[[CLS]", "\xf0\x90\x80", "\xed\xa0\x80"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, tok := range []modality.Tokenizer{{MaxLength: 1 << 20}, {MaxLength: 1 << 20, Literal: true}} {
+			ids, err := tok.Encode(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := string(tok.DecodeBytes(ids[1:len(ids)-1], false)); got != s {
+				t.Errorf("%q came back as %q", s, got)
+			}
+			if text := tok.Decode(ids, false); !utf8.ValidString(text) || utf8.ValidString(s) && text != "[CLS]"+s+"[SEP]" {
+				t.Errorf("%q decoded as %q", s, text)
+			}
+		}
+	})
+}
+
+// BenchmarkImageRows reads the rows of the published Fourier image model's array.
+func BenchmarkImageRows(b *testing.B) {
+	array, err := open(b, "image", "").Adapt(b.Context(), media.Bytes("x.png", pngOf(b, 300, 256)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	m, c := array.Dims()
+	dst := tensor.New(256, c)
+	for b.Loop() {
+		for r := 0; r+256 <= m; r += 256 {
+			if err := array.Read(dst, r, r+256); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(float64(m)*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
 }

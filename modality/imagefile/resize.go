@@ -137,11 +137,12 @@ func (p *RGB) horizontal(w int, ts []taps) *RGB {
 		for x, t := range ts {
 			r, g, b := int32(1<<(precision-1)), int32(1<<(precision-1)), int32(1<<(precision-1))
 			in := src[3*t.first:]
-			in = in[:3*len(t.weights)]
-			for i, k := range t.weights {
-				r += k * int32(in[3*i])
-				g += k * int32(in[3*i+1])
-				b += k * int32(in[3*i+2])
+			for _, k := range t.weights {
+				q := (*[3]uint8)(in)
+				r += k * int32(q[0])
+				g += k * int32(q[1])
+				b += k * int32(q[2])
+				in = in[3:]
 			}
 			o := out[3*x : 3*x+3]
 			o[0], o[1], o[2] = clip(r), clip(g), clip(b)
