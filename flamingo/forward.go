@@ -327,6 +327,12 @@ func (m *Model) score(a *tensor.Arena, logits, x tensor.Tensor, parts []Part, al
 	m.final.apply(x.Data, x.Data, x.Rows())
 	w := m.Config.Width
 	kernel.Gemm(logits.Data, logits.Cols(), x.Data, w, x.Rows(), m.head, kernel.Epilogue{})
+	for i := range logits.Rows() {
+		unscored := logits.Row(i)[m.head.N():m.Config.Vocab]
+		for j := range unscored {
+			unscored[j] = -math.MaxFloat32
+		}
+	}
 	if m.headExtra != nil {
 		kernel.Gemm(logits.Data[m.Config.Vocab:], logits.Cols(), x.Data, w, x.Rows(), m.headExtra, kernel.Epilogue{})
 	}

@@ -117,15 +117,27 @@ func New(s weights.Scope, c Config) (*Model, error) {
 
 // headOf reads the output layer: its own weight, or the embedding of a tied model. A tied
 // model's file may hold the weight a second time.
+//
+// A released OpenFlamingo checkpoint over a LLaMA holds the resized embedding but not the
+// resized output layer (its filter keeps names with "embed"): the base model's rows are then
+// all there are, and the added tokens get the lowest logit, so they are never chosen.
 func (m *Model) headOf(s weights.Scope, name string) {
-	at := s.AsStored(name)
-	if !m.Config.Tied {
-		m.head = at.Linear(name, m.Config.Vocab, m.Config.Width)
+	c, at := m.Config, s.AsStored(name)
+	if c.Tied {
+		s.Ignore(name)
+		m.head = m.embed.Packed()
 		return
 	}
-	s.Ignore(name)
-	m.head = m.embed.Packed()
+	rows := c.Vocab
+	if shape := s.Shape(name); c.Cross != nil && c.Cross.Kind == OpenFlamingoCross && len(shape) == 2 && shape[0] < rows {
+		rows = shape[0]
+	}
+	m.head = at.Linear(name, rows, c.Width)
 }
+
+// Scored is the number of tokens that have a row in the output layer: fewer than Vocab only
+// for an OpenFlamingo checkpoint without its resized output layer.
+func (m *Model) Scored() int { return m.head.N() }
 
 // table reads an embedding; tied heads keep its 16 bits.
 func table(s weights.Scope, name string, rows, dim int) weights.Table {
