@@ -106,6 +106,13 @@ func (a *Array) Grid() *Grid {
 	return g
 }
 
+// Split returns the number of content channels, and the grid of the position channels after them
+// (see Grid). With ReadContent it satisfies perceiver.Separable.
+func (a *Array) Split() (content int, grid *Grid) {
+	_, content = a.Content.Dims()
+	return content, a.Grid()
+}
+
 // OnClose adds something to do when the array is closed.
 func (a *Array) OnClose(f func() error) { a.closed = append(a.closed, f) }
 

@@ -160,7 +160,7 @@ func TestImageRows(t *testing.T) {
 	if err := array.ReadContent(content, 0, 6); err != nil || !slices.Equal(content.Row(4), want) {
 		t.Errorf("content %v, %v", content.Row(4), err)
 	}
-	if g := array.Grid(); g == nil || !slices.Equal(g.Dims(), []int{2, 3}) {
+	if n, g := array.Split(); n != 12 || g == nil || !slices.Equal(g.Dims(), []int{2, 3}) {
 		t.Error("no grid")
 	}
 }
