@@ -137,3 +137,14 @@ func (c *Config) validate() error {
 	}
 	return nil
 }
+
+// CheckTokenizer compares a tokenizer's length with the embedding. The embedding of an
+// OpenFlamingo model was resized to exactly that length; others may have rows to spare.
+func (c Config) CheckTokenizer(size int) error {
+	rows := c.Vocab + c.Extra
+	exact := c.Cross != nil && c.Cross.Kind == OpenFlamingoCross
+	if size > rows || exact && size != rows {
+		return fmt.Errorf("flamingo: the tokenizer has %d tokens, the embedding %d", size, rows)
+	}
+	return nil
+}
