@@ -34,7 +34,7 @@ var layersOf = map[Arch]string{
 // lang_encoder.gated_cross_attn_layers.N.* and lang_encoder.old_decoder_blocks.N.* are read
 // too.
 func Assemble(checkpoint, lang, vision weights.Source, c Config) (weights.Source, error) {
-	checkpoint = released(checkpoint, c)
+	checkpoint = Released(checkpoint, c.Arch)
 	if err := checkGates(checkpoint, c); err != nil {
 		return nil, err
 	}
@@ -68,16 +68,17 @@ func Assemble(checkpoint, lang, vision weights.Source, c Config) (weights.Source
 	return weights.Merge(parts), nil
 }
 
-// released strips what training adds to the names and resolves the aliases.
-func released(src weights.Source, c Config) weights.Source {
+// Released gives a training checkpoint, and one with the aliases of the module, the names of
+// a released OpenFlamingo checkpoint over a decoder of that family.
+func Released(src weights.Source, arch Arch) weights.Source {
 	return weights.Rename(src, func(name string) string {
 		name = strings.TrimPrefix(name, "model_state_dict.")
 		name = strings.TrimPrefix(name, "module.")
 		if rest, ok := strings.CutPrefix(name, langPrefix+"gated_cross_attn_layers."); ok {
-			return langPrefix + layersOf[c.Arch] + strings.Replace(rest, ".", ".gated_cross_attn_layer.", 1)
+			return langPrefix + layersOf[arch] + strings.Replace(rest, ".", ".gated_cross_attn_layer.", 1)
 		}
 		if rest, ok := strings.CutPrefix(name, langPrefix+"old_decoder_blocks."); ok {
-			return langPrefix + layersOf[c.Arch] + rest
+			return langPrefix + layersOf[arch] + rest
 		}
 		return strings.Replace(name, ".decoder_layer.", ".", 1)
 	})
