@@ -153,7 +153,8 @@ func newSource(ctx context.Context, h media.Header, o Options) (*source, *format
 				return nil, nil, media.Errorf(media.Unsupported, "image: tiff: not enabled")
 			}
 			s.what = f.name
-			return s, f, nil
+			// Even a header may have to be looked for through the whole file.
+			return s, f, media.Check(f.name+": bytes of a picture", s.l.Decoded, s.size)
 		}
 	}
 	return nil, nil, unknown(h.Head)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"image"
+	"io"
 
 	"golang.org/x/image/tiff"
 
@@ -150,7 +151,10 @@ func (s *source) tiffDirectory(order binary.ByteOrder, at int64) (tiffDir, int64
 }
 
 func tiffDecode(s *source, c Config) (*image.NRGBA, error) {
-	img, err := tiff.Decode(s.reader())
+	img, err := tiff.Decode(struct {
+		io.Reader
+		io.ReaderAt // the decoder would read all of a plain Reader into memory
+	}{s.reader(), media.NewReaderAt(s.ctx, io.NewSectionReader(s.at, 0, s.size))})
 	if err != nil {
 		if _, ok := err.(tiff.UnsupportedError); ok {
 			return nil, &media.Error{Code: media.Unsupported, Detail: s.what, Err: err}
