@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -38,9 +39,7 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 		sw.before = func(h http.Header) { h.Set("Server-Timing", t.header(time.Since(begin))) }
 		key, err := s.serve(sw, r.WithContext(ctx), rt)
 		took := time.Since(begin)
-		if err != nil {
-			s.fail(sw, r, rt, id, err, ctx)
-		}
+		cut := err != nil && !s.fail(sw, r, rt, id, err, ctx)
 		s.metrics.request(label, r.Method, sw.status(), took)
 		level := slog.LevelInfo
 		if rt.scope == ScopePublic && sw.status() < 400 {
@@ -51,6 +50,9 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 			attrs = append(attrs, "trace_id", tp[3:35])
 		}
 		s.Log.Log(ctx, level, "request", attrs...)
+		if cut {
+			panic(http.ErrAbortHandler)
+		}
 	}
 }
 
@@ -68,58 +70,71 @@ func (s *Server) serve(w *statusWriter, r *http.Request, rt route) (key string, 
 	if err != nil {
 		return key, err
 	}
-	if err := s.limitBody(w, r, rt); err != nil {
+	body, err := s.limitBody(w, r, rt)
+	if err != nil {
 		return key, err
+	}
+	if body != nil {
+		defer func() { s.held.Add(-body.read) }()
+		r.Body = body
 	}
 	return key, rt.handle(w, r)
 }
 
 // limitBody refuses a body that is announced too large, and bounds the size and the pace of
-// what arrives. Work is shed here, before the body is read.
-func (s *Server) limitBody(w http.ResponseWriter, r *http.Request, rt route) error {
+// what arrives and the bytes of all bodies together. Work is shed here, before the body is read.
+func (s *Server) limitBody(w http.ResponseWriter, r *http.Request, rt route) (*pacedBody, error) {
 	if r.Body == nil || r.Body == http.NoBody {
-		return nil
+		return nil, nil
 	}
 	if r.ContentLength > s.maxBody() {
 		p := problem(codeBodyTooLarge, "the body passes the server's limit")
 		p.Limit, p.Actual = float64(s.maxBody()), float64(r.ContentLength)
-		return p
+		return nil, p
 	}
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
-		return problem(codeMediaType, "compressed bodies are not taken")
+		return nil, problem(codeMediaType, "compressed bodies are not taken")
 	}
 	if rt.method == http.MethodPost && rt.scope == ScopeEncode {
 		if err := s.queue.Check(); err != nil {
-			return err
+			return nil, err
+		}
+		if held := s.held.Load(); held > 0 && held+max(r.ContentLength, 0) > s.bodies() {
+			return nil, &Saturated{RetryAfter: time.Second}
 		}
 	}
-	r.Body = &pacedBody{
+	return &pacedBody{
 		ReadCloser: http.MaxBytesReader(w, r.Body, s.maxBody()),
-		control:    http.NewResponseController(w), rate: s.bodyRate(),
-	}
-	return nil
+		control:    http.NewResponseController(w), rate: s.bodyRate(), held: &s.held, limit: s.bodies(),
+	}, nil
 }
 
-// fail sends an error, unless the answer has begun; then the connection is cut, so that a
-// client never takes a part for the whole.
-func (s *Server) fail(w *statusWriter, r *http.Request, rt route, id string, err error, ctx context.Context) {
+// fail sends an error and reports true, unless the answer has begun; then the connection is
+// to be cut, so that a client never takes a part for the whole.
+func (s *Server) fail(w *statusWriter, r *http.Request, rt route, id string, err error, ctx context.Context) bool {
 	p := asProblem(ctx, err)
 	p.Instance, p.RequestID = r.URL.Path, id
 	s.Log.Log(ctx, p.logLevel(), "problem", "id", id, "code", p.Code, "error", err.Error())
 	s.metrics.problem(p.Code)
 	if w.wrote != 0 {
-		panic(http.ErrAbortHandler)
+		return false
 	}
 	p.write(w, rt.errors)
+	return true
 }
 
 // context bounds a request: by its client, by the deadline its headers ask for, by ours.
 func (s *Server) context(r *http.Request, id string) (context.Context, context.CancelFunc) {
 	limit := s.deadline()
 	if ms, err := strconv.ParseInt(r.Header.Get("X-Request-Timeout-Ms"), 10, 64); err == nil && ms > 0 {
-		limit = min(limit, time.Duration(ms)*time.Millisecond)
+		limit = shorter(limit, ms)
 	}
 	return context.WithTimeout(context.WithValue(r.Context(), requestIDKey{}, id), limit)
+}
+
+// shorter is the lesser of a limit and so many milliseconds.
+func shorter(limit time.Duration, ms int64) time.Duration {
+	return time.Duration(min(int64(limit/time.Millisecond), ms)) * time.Millisecond
 }
 
 type requestIDKey struct{}
@@ -184,6 +199,8 @@ type pacedBody struct {
 	rate    int64
 	begin   time.Time
 	read    int64
+	held    *atomic.Int64 // bytes of all bodies
+	limit   int64         // of held
 }
 
 // bodyGrace is how long a body may take whatever its size.
@@ -198,6 +215,9 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	b.control.SetReadDeadline(due) // not every writer has deadlines; tests' recorders have none
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
+	if held := b.held.Add(int64(n)); held > b.limit && held > b.read {
+		return n, &Saturated{RetryAfter: time.Second}
+	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, problem(codeSlow, "the body came too slowly")
 	}

@@ -47,7 +47,10 @@ func (s *Server) Watch(ctx context.Context) {
 	tick := time.NewTicker(canaryEvery)
 	defer tick.Stop()
 	for {
-		s.canary.note(s.probe(ctx))
+		var full *Saturated
+		if err := s.probe(ctx); !errors.As(err, &full) { // a full queue says nothing about the model
+			s.canary.note(err)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -55,9 +58,6 @@ func (s *Server) Watch(ctx context.Context) {
 		}
 	}
 }
-
-// errNoCanary says that a model has no input small enough to try it with.
-var errNoCanary = errors.New("api: the model takes no canary")
 
 // probe runs one canary: it waits its turn in the queue like any request.
 func (s *Server) probe(ctx context.Context) (err error) {

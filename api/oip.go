@@ -11,6 +11,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/pipeline"
@@ -141,7 +142,12 @@ func (s *Server) oipInfer(w http.ResponseWriter, r *http.Request) error {
 	if err := checkOutputs(names); err != nil {
 		return err
 	}
-	j := &job{req: &workRequest{Model: r.PathValue("model"), Atomic: true}, items: items, model: m, ctx: r.Context()}
+	ctx, cancel := r.Context(), func() {}
+	if us, ok := req.Parameters["timeout"].(float64); ok && us > 0 {
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(min(us, float64(s.deadline())/1e3))*time.Microsecond)
+	}
+	defer cancel()
+	j := &job{req: &workRequest{Model: r.PathValue("model"), Atomic: true}, items: items, model: m, ctx: ctx}
 	got := map[string][]tensor.Tensor{}
 	err = s.each(j, func(ctx context.Context, it pipeline.Item, res *result) (err error) {
 		res.encoding, err = m.Encode(ctx, it, pipeline.EncodeOptions{Outputs: names, Latent: -1})

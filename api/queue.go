@@ -13,8 +13,11 @@ import (
 // waiting, a bounded number of passes run at once, first come first served. What does not
 // fit is refused at once with the time after which it is likely to.
 type Queue struct {
-	// Capacity is the cost that may be admitted at once, running and waiting together.
+	// Capacity is the cost that may be admitted at once, running and waiting together; zero
+	// means what the measured rate drains in Wait.
 	Capacity float64
+	// Wait bounds how long admitted work is expected to take; zero means five seconds.
+	Wait time.Duration
 	// Slots is the number of passes that run at once.
 	Slots int
 
@@ -23,8 +26,16 @@ type Queue struct {
 	running  int
 	waiting  list.List // of *ticket, in order of arrival
 	rate     float64   // measured FLOPs a second, exponentially averaged
+	typical  float64   // cost of an item, exponentially averaged
 	now      func() time.Time
 }
+
+const (
+	defaultWait = 5 * time.Second
+	maxWaiting  = 4096 // turns waited for, whatever they cost
+	leastCost   = 5e6  // of an item that costs anything: parsing and answering it
+	weight      = 0.1  // of a new value in an average
+)
 
 // assumedRate is the drain rate before anything was measured, FLOPs a second.
 const assumedRate = 50e9
@@ -40,23 +51,52 @@ func (s *Saturated) Error() string {
 	return fmt.Sprintf("server is saturated; retry after %.0f s", math.Ceil(s.RetryAfter.Seconds()))
 }
 
-// Check refuses when nothing more can be admitted, whatever it costs: it is asked before a
+// Check refuses when an item of the usual cost could not be admitted: it is asked before a
 // body is read.
 func (q *Queue) Check() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.admitted >= q.Capacity {
-		return q.saturated(0)
+	if !q.fits(q.typical) {
+		return q.saturated(q.typical)
 	}
 	return nil
 }
 
-// Enter waits for a turn of work that costs flops, and returns what ends it. Work larger than
-// the whole capacity is admitted when the queue is empty, so that it is slow but possible. An
-// ended context gives the place back.
+// fits reports whether work that costs flops may come in. A free slot takes anything, so that
+// work larger than the whole capacity is slow but possible. The lock is held.
+func (q *Queue) fits(flops float64) bool {
+	if q.running < max(q.Slots, 1) && q.waiting.Len() == 0 {
+		return true
+	}
+	return q.admitted+flops <= q.capacity() && q.waiting.Len() < maxWaiting
+}
+
+// capacity is the cost that may be admitted at once. The lock is held.
+func (q *Queue) capacity() float64 {
+	if q.Capacity > 0 {
+		return q.Capacity
+	}
+	return q.drain() * or(q.Wait, defaultWait).Seconds()
+}
+
+// drain is the measured rate, or the assumed one before anything was measured. The lock is
+// held.
+func (q *Queue) drain() float64 {
+	if q.rate > 0 {
+		return q.rate
+	}
+	return assumedRate
+}
+
+// Enter waits for a turn of work that costs flops, and returns what ends it. What does not fit
+// is refused with a *Saturated. An ended context gives the place back.
 func (q *Queue) Enter(ctx context.Context, flops float64) (leave func(), err error) {
 	q.mu.Lock()
-	if q.admitted > 0 && q.admitted+flops > q.Capacity {
+	if flops > 0 {
+		flops = max(flops, leastCost)
+		q.typical += weight * (flops - q.typical)
+	}
+	if !q.fits(flops) {
 		defer q.mu.Unlock()
 		return nil, q.saturated(flops)
 	}
@@ -94,7 +134,6 @@ func (q *Queue) leave(flops float64) func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		if took := q.clock().Sub(begin).Seconds(); took > 0 && flops > 0 {
-			const weight = 0.2
 			r := flops / took * float64(max(q.running, 1))
 			if q.rate == 0 {
 				q.rate = r
@@ -118,12 +157,8 @@ func (q *Queue) next() {
 
 // saturated is the refusal of work that costs flops. The lock is held.
 func (q *Queue) saturated(flops float64) *Saturated {
-	rate := q.rate
-	if rate == 0 {
-		rate = assumedRate
-	}
-	over := q.admitted + flops - q.Capacity
-	wait := time.Duration(max(over, 0) / rate * float64(time.Second))
+	over := q.admitted + flops - q.capacity()
+	wait := time.Duration(max(over, 0) / q.drain() * float64(time.Second))
 	return &Saturated{RetryAfter: min(max(wait, time.Second), time.Hour)}
 }
 
@@ -139,7 +174,7 @@ type Load struct {
 	Admitted float64 `json:"admitted_flops"`
 	Running  int     `json:"running"`
 	Waiting  int     `json:"waiting"`
-	Rate     float64 `json:"drain_flops_per_s"`
+	Rate     float64 `json:"drain_flops_per_s"` // zero before anything was measured
 }
 
 // Load returns the state of the queue now.

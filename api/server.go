@@ -22,8 +22,10 @@ type Server struct {
 	MaxItems int           // items of a batch; zero means 128
 	Deadline time.Duration // of a request that names none; zero means 60 s
 	Slots    int           // passes that run at once; zero means 1
-	Capacity float64       // FLOPs admitted at once, running and waiting; zero means 60 s of the measured rate
+	Wait     time.Duration // of work admitted, at the measured rate: more is refused; zero means 5 s
+	Capacity float64       // FLOPs admitted at once, running and waiting, whatever the rate; zero leaves it to Wait
 	BodyRate int64         // least bytes a second of an arriving body; zero means 4 KiB
+	Bodies   int64         // bytes of all bodies held at once; zero means four times MaxBody
 	Limits   media.Limits  // of media; zero fields are the defaults
 	Keys     *Keys         // nil or empty: no key is asked for
 	Log      *slog.Logger  // nil means discard
@@ -35,6 +37,7 @@ type Server struct {
 	metrics  *metrics
 	canary   canary
 	draining atomic.Bool
+	held     atomic.Int64 // bytes of bodies
 	handler  http.Handler
 }
 
@@ -42,15 +45,15 @@ func (s *Server) maxBody() int64          { return or(s.MaxBody, 64<<20) }
 func (s *Server) maxItems() int           { return or(s.MaxItems, 128) }
 func (s *Server) deadline() time.Duration { return or(s.Deadline, time.Minute) }
 func (s *Server) bodyRate() int64         { return or(s.BodyRate, 4<<10) }
+func (s *Server) bodies() int64           { return or(s.Bodies, 4*s.maxBody()) }
+
+// or is v, or what its zero stands for.
 func or[T int | int64 | float64 | time.Duration](v, zero T) T {
 	if v == 0 {
 		return zero
 	}
 	return v
 }
-
-// defaultCapacity is the cost admitted at once: two minutes of a slow core's work.
-const defaultCapacity = 120 * assumedRate
 
 // Handler returns the handler of all routes.
 func (s *Server) Handler() http.Handler {
@@ -64,7 +67,7 @@ func (s *Server) Handler() http.Handler {
 		if s.Store == nil {
 			s.Store = new(pipeline.Store)
 		}
-		s.queue = &Queue{Capacity: or(s.Capacity, defaultCapacity), Slots: or(s.Slots, 1)}
+		s.queue = &Queue{Capacity: s.Capacity, Wait: s.Wait, Slots: or(s.Slots, 1)}
 		s.metrics = newMetrics(s)
 		s.handler = s.routes()
 	})

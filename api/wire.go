@@ -214,6 +214,9 @@ func (s *Server) parseMultipart(r *http.Request, boundary string) (*workRequest,
 			break
 		}
 		if err != nil {
+			if asType(err, new(*Problem)) || asType(err, new(*http.MaxBytesError)) || asType(err, new(*Saturated)) {
+				return nil, nil, err
+			}
 			return nil, nil, problem(codeBadRequest, "the multipart body is malformed")
 		}
 		if p.FormName() == "request" {
@@ -234,6 +237,9 @@ func (s *Server) parseMultipart(r *http.Request, boundary string) (*workRequest,
 			in.MediaType = ct
 		}
 		items = append(items, pipeline.Item{ID: p.FormName(), Parts: []pipeline.Part{{Input: in}}})
+	}
+	if _, err := io.Copy(io.Discard, r.Body); err != nil { // what follows the last boundary
+		return nil, nil, err
 	}
 	more, err := s.items(req.Inputs)
 	if err != nil {

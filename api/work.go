@@ -5,7 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
-	"time"
+	"strings"
 
 	"github.com/mmserve/mmserve/pipeline"
 	"github.com/mmserve/mmserve/tensor"
@@ -50,7 +50,7 @@ func (s *Server) begin(r *http.Request) (*job, error) {
 	}
 	j := &job{req: req, items: items, ctx: r.Context(), cancel: func() {}}
 	if req.DeadlineMS > 0 {
-		j.ctx, j.cancel = context.WithTimeout(j.ctx, time.Duration(req.DeadlineMS)*time.Millisecond)
+		j.ctx, j.cancel = context.WithTimeout(j.ctx, shorter(s.deadline(), req.DeadlineMS))
 	}
 	stop = stage(r.Context(), "model")
 	j.model, j.release, err = s.Store.Acquire(j.ctx, name)
@@ -211,7 +211,7 @@ func checkOutputs(asked []string) error {
 // quote shortens and quotes a client's word for an error.
 func quote(s string) string {
 	if len(s) > 40 {
-		s = s[:40] + "…"
+		s = strings.ToValidUTF8(s[:40], "") + "…"
 	}
 	return "\"" + s + "\""
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -35,7 +36,6 @@ type entry struct {
 	used    int64         // the clock at last use
 	loading chan struct{} // closed when the load in progress ends; nil when none is
 	err     error         // of the last load
-	pinned  bool
 }
 
 // Status is what a Store says of one model.
@@ -125,7 +125,7 @@ func (s *Store) hold(e *entry) func() {
 
 // load opens e's model, which the caller has marked as loading.
 func (s *Store) load(ctx context.Context, name string, e *entry) error {
-	m, err := e.open(ctx)
+	m, err := open(ctx, e)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	close(e.loading)
@@ -143,6 +143,16 @@ func (s *Store) load(ctx context.Context, name string, e *entry) error {
 	return nil
 }
 
+// open opens e's model; a panic on the way is an error, so that nobody waits for it for ever.
+func open(ctx context.Context, e *entry) (m Model, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return e.open(ctx)
+}
+
 // makeRoom evicts idle models, least recently used first, until need more bytes fit. The lock
 // is held.
 func (s *Store) makeRoom(keep *entry, need int64) error {
@@ -157,7 +167,7 @@ func (s *Store) makeRoom(keep *entry, need int64) error {
 				continue
 			}
 			total += e.model.Info().Bytes
-			if e.users == 0 && !e.pinned && (oldest == nil || e.used < oldest.used) {
+			if e.users == 0 && (oldest == nil || e.used < oldest.used) {
 				oldest = e
 			}
 		}
@@ -179,7 +189,7 @@ func (s *Store) Reload(ctx context.Context, name string) error {
 	if !ok {
 		return fmt.Errorf("pipeline: %w: %q", ErrNoModel, name)
 	}
-	m, err := e.open(ctx)
+	m, err := open(ctx, e)
 	if err != nil {
 		return fmt.Errorf("pipeline: reload %s: %w", name, err)
 	}
@@ -189,7 +199,7 @@ func (s *Store) Reload(ctx context.Context, name string) error {
 		return fmt.Errorf("pipeline: reload %s: %w", name, err)
 	}
 	// Users of the old model hold it themselves; the entry forgets it and counts anew.
-	fresh := &entry{open: e.open, model: m, used: e.used, pinned: e.pinned}
+	fresh := &entry{open: e.open, model: m, used: e.used}
 	s.entries[name] = fresh
 	return nil
 }
@@ -202,7 +212,7 @@ func (s *Store) Unload(name string) error {
 	if !ok {
 		return fmt.Errorf("pipeline: %w: %q", ErrNoModel, name)
 	}
-	s.entries[name] = &entry{open: e.open, pinned: e.pinned}
+	s.entries[name] = &entry{open: e.open}
 	return nil
 }
 

@@ -85,7 +85,7 @@ func newDaemon(s *settings, e *env) (*daemon, error) {
 	}
 	d.server = &api.Server{
 		Store: store, Default: def, Keys: d.keys, Log: d.log, MaxBody: s.maxBody, MaxItems: s.maxItems,
-		Deadline: s.deadline, Slots: slots, BodyRate: s.bodyRate, NoUI: s.noUI, Version: buildVersion(),
+		Deadline: s.deadline, Slots: slots, Wait: s.wait, BodyRate: s.bodyRate, NoUI: s.noUI, Version: buildVersion(),
 	}
 	return d, nil
 }
@@ -226,7 +226,11 @@ func (d *daemon) onHangup(ctx context.Context) {
 			d.log.Error("reload", "error", err.Error())
 			continue
 		}
-		for _, name := range d.server.Store.Names() {
+		for _, st := range d.server.Store.Status() {
+			name := st.Name
+			if st.State == "unloaded" {
+				continue // read anew when it is asked for
+			}
 			if err := d.server.Store.Reload(ctx, name); err != nil {
 				d.log.Error("reload", "model", name, "error", err.Error())
 			}
