@@ -64,7 +64,7 @@ var setAvx2 = &set{
 	ok:            func() bool { return cpu.X86.HasAVX2 && cpu.X86.HasFMA },
 	mr:            6,
 	lanes:         8,
-	tile:          tileHalves,
+	tile:          func(t *tileArgs) { tileHalves(t, tileAvx2[0][t.rows]) },
 	widen:         [2]func(dst *float32, src *uint16, n int){widenF16Avx2, widenBF16Avx2},
 	transpose:     transposeAvx2,
 	transposeRows: 8,
@@ -86,16 +86,4 @@ var setAvx2 = &set{
 	gridScores:  gridScoresAvx2,
 	gridWeights: gridWeightsAvx2,
 	gridBias:    gridBiasAvx2,
-}
-
-// tileHalves computes the 32 columns of a tile as twice 16.
-func tileHalves(t *tileArgs) {
-	f := tileAvx2[0][t.rows]
-	f(t)
-	if t.cols > halfPanel {
-		c, b := t.c, t.b
-		t.c, t.b = add32(c, halfPanel), add32(b, halfPanel)
-		f(t)
-		t.c, t.b = c, b
-	}
 }

@@ -30,7 +30,7 @@ func main() {
 // generate returns every generated file by name.
 func generate() map[string]string {
 	files := map[string]string{}
-	for _, v := range []*vec{avx512(), avx2()} {
+	for _, v := range []*vec{avx512(), avx2(), neon()} {
 		emitMath(v)
 		emitSoftmaxTile(v)
 		emitNorm(v)
@@ -46,9 +46,15 @@ func generate() map[string]string {
 		case "avx2":
 			emitTiles256(v)
 			emitTranspose256(v)
+		case "neon":
+			emitTilesNEON(v)
 		}
-		files[v.name+"_amd64.s"] = v.assembly()
-		files[v.name+"_decl_amd64.go"] = v.declarations()
+		arch := "amd64"
+		if v.arm {
+			arch = "arm64"
+		}
+		files[v.name+"_"+arch+".s"] = v.assembly()
+		files[v.name+"_decl_"+arch+".go"] = v.declarations()
 	}
 	return files
 }

@@ -176,20 +176,30 @@ func emitFinish(v *vec) {
 	v.op("SHLQ $2, R8")
 	v.op("SHLQ $2, R9")
 	n := 32 / v.lanes
+	bias, res := 4, 8
+	if v.arm {
+		bias, res = 16, 24
+		v.mov(30, 12)
+	}
+	scale := 12
+	if v.arm {
+		scale = 30
+	}
 	for i := range n {
-		v.ld(4+i, at(i*v.bytes(), "DX"))
+		v.ld(bias+i, at(i*v.bytes(), "DX"))
 	}
 	loop, plain := v.label("loop"), v.label("plain")
 	v.at(loop)
 	for i := range n {
 		v.ld(i, at(i*v.bytes(), "SI"))
-		v.op("VFMADD213PS %s, %s, %s", v.r(4+i), v.r(12), v.r(i))
+		v.muladd(i, scale, bias+i)
 	}
 	v.op("TESTQ BX, BX")
 	v.op("JZ %s", plain)
 	for i := range n {
-		v.ld(8+i, at(i*v.bytes(), "BX"))
-		v.add(i, i, 8+i)
+		r := res + i%4
+		v.ld(r, at(i*v.bytes(), "BX"))
+		v.add(i, i, r)
 	}
 	v.op("ADDQ R9, BX")
 	v.at(plain)

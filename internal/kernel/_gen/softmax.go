@@ -83,6 +83,14 @@ func emitSoftmaxTile(v *vec) {
 
 // ifAllOne jumps when every lane of a, all at most 1, is 1.
 func (v *vec) ifAllOne(a int, label string) {
+	if v.arm {
+		v.word(0x6eb0f800, "FMINV", a, a, 0)
+		v.op("FMOVS F%d, R0", a)
+		v.op("MOVD $0x3f800000, R13")
+		v.op("CMPW R13, R0")
+		v.op("BEQ %s", label)
+		return
+	}
 	if v.wide {
 		v.op("VCMPPS.BCST $0, %s, %s, K1", v.con(1), v.r(a))
 		v.op("KMOVW K1, AX")

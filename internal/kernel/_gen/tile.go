@@ -56,10 +56,22 @@ func emitTiles512(v *vec) {
 }
 
 // widenF16 loads as many float16 as there are lanes.
-func (v *vec) widenF16(d int, mem string) { v.op("VCVTPH2PS %s, %s", mem, v.r(d)) }
+func (v *vec) widenF16(d int, mem string) {
+	if v.arm {
+		v.op("FMOVD %s, F%d", mem, d)
+		v.word(0x0e217800, "FCVTL", d, d, 0)
+		return
+	}
+	v.op("VCVTPH2PS %s, %s", mem, v.r(d))
+}
 
 // widenBF16 loads as many bfloat16 as there are lanes.
 func (v *vec) widenBF16(d int, mem string) {
+	if v.arm {
+		v.op("FMOVD %s, F%d", mem, d)
+		v.word(0x2e613800, "SHLL $16", d, d, 0)
+		return
+	}
 	v.op("VPMOVZXWD %s, %s", mem, v.r(d))
 	v.op("VPSLLD $16, %s, %s", v.r(d), v.r(d))
 }
@@ -171,6 +183,49 @@ func emitTiles256(v *vec) {
 		for r := range rows {
 			for h := range 2 {
 				v.st(r*2+h, at(r*128+h*32, "BX"))
+			}
+		}
+		v.ret()
+	}
+	tileTable(v, "tile", []int{16}, 6)
+}
+
+// emitTilesNEON writes the f32 tiles of 1 to 6 rows by 16 columns: 24 sums, 4 registers of b
+// and 4 for the values of a in turn.
+func emitTilesNEON(v *vec) {
+	for rows := 1; rows <= 6; rows++ {
+		tileHead(v, fmt.Sprintf("tilex%dx16", rows), fmt.Sprintf("is the f32 tile of %d rows by 16 columns.", rows), 2, 2)
+		load, loop := v.label("load"), v.label("loop")
+		v.op("TESTQ AX, AX")
+		v.op("JNZ %s", load)
+		for i := range rows * 4 {
+			v.zero(i)
+		}
+		v.op("JMP %s", loop)
+		v.at(load)
+		for r := range rows {
+			for h := range 4 {
+				v.ld(r*4+h, at(r*128+h*16, "BX"))
+			}
+		}
+		v.at(loop)
+		for h := range 4 {
+			v.ld(24+h, at(h*16, "DX"))
+		}
+		for r := range rows {
+			a := 28 + r%4
+			v.op("FMOVS %s, F%d", at(r*4, "SI"), a)
+			for h := range 4 {
+				v.fmaLane0(r*4+h, 24+h, a)
+			}
+		}
+		v.op("ADDQ R8, SI")
+		v.op("ADDQ R9, DX")
+		v.op("DECQ CX")
+		v.op("JNZ %s", loop)
+		for r := range rows {
+			for h := range 4 {
+				v.st(r*4+h, at(r*128+h*16, "BX"))
 			}
 		}
 		v.ret()
