@@ -38,9 +38,9 @@ func (f Filter) at(x float64) float64 {
 		const a = -0.5
 		switch {
 		case x < 1:
-			return float64(float64(float64(float64(a+2)*x-float64(a+3))*x)*x) + 1
+			return float64(float64((float64((a+2)*x)-(a+3))*x)*x) + 1
 		case x < 2:
-			return float64(float64(float64(float64(float64(float64(x-5)*x)+8)*x)-4) * a)
+			return float64((float64((float64((x-5)*x)+8)*x) - 4) * a)
 		}
 	case Bilinear:
 		if x < 1 {
@@ -85,7 +85,7 @@ type taps struct {
 func weights(f Filter, in, out int) []taps {
 	scale := float64(in) / float64(out)
 	wide := max(scale, 1)
-	support, inverse := f.support()*wide, 1/wide
+	support, inverse := float64(f.support()*wide), 1/wide
 	all := make([]taps, out)
 	w := make([]float64, int(math.Ceil(support))*2+1)
 	for x := range all {
@@ -94,7 +94,7 @@ func weights(f Filter, in, out int) []taps {
 		last := min(int(centre+support+0.5), in)
 		sum := 0.0
 		for i := first; i < last; i++ {
-			v := f.at(float64((float64(i) - centre + 0.5) * inverse))
+			v := float64(f.at(float64((float64(i) - centre + 0.5) * inverse)))
 			w[i-first] = v
 			sum += v
 		}
