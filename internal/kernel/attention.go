@@ -261,23 +261,17 @@ type tileBias struct {
 }
 
 // apply adds to scores c[key][32] of n keys and the queries of block b.
-func (t *tileBias) apply(c []float32, b, n, queries int) {
+func (t *tileBias) apply(s *scratch, set *set, c []float32, b, n, queries int) {
 	if t.key1 != nil {
-		for k := range n {
-			row := c[k*panel : (k+1)*panel]
-			x := t.key1[k]
-			for i := range row {
-				row[i] = max(row[i]+x, lowest)
-			}
-		}
+		set.keyBias(&c[0], &t.key1[0], n)
 	}
 	if t.mask != nil {
-		for i := range queries {
-			row := t.mask[(t.from+b*panel+i)*t.ldm+t.key:][:n]
-			for k, x := range row {
-				c[k*panel+i] = max(c[k*panel+i]+x, lowest)
-			}
+		m := grow(&s.b, n*panel)
+		if queries < panel {
+			clear(m)
 		}
+		set.transposed(m, panel, t.mask[(t.from+b*panel)*t.ldm+t.key:], t.ldm, queries, n)
+		set.addLowest(&c[0], &m[0], n*panel)
 	}
 	if t.causal {
 		for i := range queries {
@@ -300,7 +294,7 @@ func (u *queries) add(s *scratch, k []float32, ldk int, v []float32, ldv, n int,
 		queries := min(panel, u.n-b*panel)
 		cols := panelWidth(queries, 0)
 		u.scores(s, c, pk, b, n, cols)
-		bias.apply(c, b, n, queries)
+		bias.apply(s, u.set, c, b, n, queries)
 		u.fold(s, c, b, n, cols, v, ldv)
 	}
 }

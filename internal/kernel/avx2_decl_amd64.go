@@ -50,6 +50,16 @@ func reluSquaredAvx2(dst, x *float32, n int)
 //go:noescape
 func softmaxTileAvx2(c, ml, o *float32, n, rows int)
 
+// keyBiasAvx2 writes c[k] = max(c[k]+bias[k], −MaxFloat32) for n rows of 32.
+//
+//go:noescape
+func keyBiasAvx2(c, bias *float32, n int)
+
+// addLowestAvx2 writes c = max(c+x, −MaxFloat32) for n values.
+//
+//go:noescape
+func addLowestAvx2(c, x *float32, n int)
+
 // sumAvx2 writes the sums of x, a lane each.
 //
 //go:noescape

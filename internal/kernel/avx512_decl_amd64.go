@@ -50,6 +50,16 @@ func reluSquaredAvx512(dst, x *float32, n int)
 //go:noescape
 func softmaxTileAvx512(c, ml, o *float32, n, rows int)
 
+// keyBiasAvx512 writes c[k] = max(c[k]+bias[k], −MaxFloat32) for n rows of 32.
+//
+//go:noescape
+func keyBiasAvx512(c, bias *float32, n int)
+
+// addLowestAvx512 writes c = max(c+x, −MaxFloat32) for n values.
+//
+//go:noescape
+func addLowestAvx512(c, x *float32, n int)
+
 // sumAvx512 writes the sums of x, a lane each.
 //
 //go:noescape

@@ -32,7 +32,11 @@
 //	Stream: Start, Add…, Finish                       the same fed block by block
 //	LayerNorm, RMSNorm, Softmax, Activate             row-wise functions
 //	Add, Mul, Scale, AddRowVector                     elementwise
+//	Grid, GridQuery                                   attention over separable grids
+//	Peaks()                                           what the machine can do at most
 //	Parallel(n, f)                                    the worker pool everything above runs on
 //
 // Mismatched shapes are a programmer's error and panic with "kernel: …".
 package kernel
+
+//go:generate go run -C _gen . ..

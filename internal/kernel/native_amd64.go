@@ -57,6 +57,8 @@ var setAvx512 = &set{
 	gridScores:  gridScoresAvx512,
 	gridWeights: gridWeightsAvx512,
 	gridBias:    gridBiasAvx512,
+	keyBias:     keyBiasAvx512,
+	addLowest:   addLowestAvx512,
 }
 
 var setAvx2 = &set{
@@ -86,4 +88,6 @@ var setAvx2 = &set{
 	gridScores:  gridScoresAvx2,
 	gridWeights: gridWeightsAvx2,
 	gridBias:    gridBiasAvx2,
+	keyBias:     keyBiasAvx2,
+	addLowest:   addLowestAvx2,
 }

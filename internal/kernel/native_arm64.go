@@ -32,4 +32,6 @@ var setNeon = &set{
 	gridScores:  gridScoresNeon,
 	gridWeights: gridWeightsNeon,
 	gridBias:    gridBiasNeon,
+	keyBias:     keyBiasNeon,
+	addLowest:   addLowestNeon,
 }

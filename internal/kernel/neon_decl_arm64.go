@@ -50,6 +50,16 @@ func reluSquaredNeon(dst, x *float32, n int)
 //go:noescape
 func softmaxTileNeon(c, ml, o *float32, n, rows int)
 
+// keyBiasNeon writes c[k] = max(c[k]+bias[k], −MaxFloat32) for n rows of 32.
+//
+//go:noescape
+func keyBiasNeon(c, bias *float32, n int)
+
+// addLowestNeon writes c = max(c+x, −MaxFloat32) for n values.
+//
+//go:noescape
+func addLowestNeon(c, x *float32, n int)
+
 // sumNeon writes the sums of x, a lane each.
 //
 //go:noescape

@@ -57,10 +57,23 @@ func Pack(n, k int, dt DType, row func(i int, dst []float32)) *Packed {
 		panic(fmt.Sprintf("kernel: pack: %d×%d weight", n, k))
 	}
 	p := newPacked(n, k, dt)
-	buf := make([]float32, k)
-	for i := range n {
-		row(i, buf)
-		p.setRow(i, buf)
+	if dt != F32 || k == 0 {
+		buf := make([]float32, k)
+		for i := range n {
+			row(i, buf)
+			p.setRow(i, buf)
+		}
+		return p
+	}
+	set := current.Load()
+	buf := make([]float32, halfPanel*k)
+	for i := 0; i < n; i += halfPanel {
+		rows := min(halfPanel, n-i)
+		for r := range rows {
+			row(i+r, buf[r*k:(r+1)*k:(r+1)*k])
+		}
+		base, w, col := p.place(i, k)
+		set.transposed(p.f32[base+col:], w, buf, k, rows, k)
 	}
 	return p
 }

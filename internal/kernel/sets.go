@@ -41,7 +41,11 @@ type set struct {
 
 	// softmaxTile: see softmaxTilePortable.
 	softmaxTile func(c, ml, o *float32, n, rows int)
-	unary       [Tanh + 1]func(dst, x *float32, n int)
+	// keyBias and addLowest add to scores, cutting sums off at −MaxFloat32: a value to
+	// each of n rows of 32, or n values.
+	keyBias   func(c, bias *float32, n int)
+	addLowest func(c, x *float32, n int)
+	unary     [Tanh + 1]func(dst, x *float32, n int)
 
 	// Row passes: sum, squared deviations, maximum and exp+sum leave lane sums in out.
 	sum, maxLanes func(out, x *float32, n int)

@@ -29,6 +29,8 @@ var portable = &set{
 	gridScores:    gridScoresPortable,
 	gridWeights:   gridWeightsPortable,
 	gridBias:      gridBiasPortable,
+	keyBias:       keyBiasPortable,
+	addLowest:     addLowestPortable,
 }
 
 // tilePortable computes 4×4 blocks in registers.

@@ -68,3 +68,20 @@ func expPortable(x float32) float32 {
 	p = p*r*r + r + 1
 	return p * math.Float32frombits(uint32(127+int32(n))<<23)
 }
+
+func keyBiasPortable(c, bias *float32, n int) {
+	x := unsafe.Slice(c, n*panel)
+	for k, b := range unsafe.Slice(bias, n) {
+		row := x[k*panel : (k+1)*panel]
+		for i := range row {
+			row[i] = max(row[i]+b, lowest)
+		}
+	}
+}
+
+func addLowestPortable(c, x *float32, n int) {
+	d, s := unsafe.Slice(c, n), unsafe.Slice(x, n)
+	for i := range d {
+		d[i] = max(d[i]+s[i], lowest)
+	}
+}

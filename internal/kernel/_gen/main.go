@@ -33,6 +33,7 @@ func generate() map[string]string {
 	for _, v := range []*vec{avx512(), avx2(), neon()} {
 		emitMath(v)
 		emitSoftmaxTile(v)
+		emitBias(v)
 		emitNorm(v)
 		emitFinish(v)
 		emitGrid(v)

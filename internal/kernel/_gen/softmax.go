@@ -103,3 +103,46 @@ func (v *vec) ifAllOne(a int, label string) {
 	}
 	v.op("JEQ %s", label)
 }
+
+// emitBias writes what is added to scores before the softmax.
+func emitBias(v *vec) {
+	lowest := -float32(0x1.fffffep+127)
+	v.fn("keyBias", "writes c[k] = max(c[k]+bias[k], −MaxFloat32) for n rows of 32.", "c, bias *float32, n int", 24)
+	v.op("MOVQ c+0(FP), SI")
+	v.op("MOVQ bias+8(FP), DX")
+	v.op("MOVQ n+16(FP), CX")
+	v.set(9, lowest)
+	loop := v.label("loop")
+	v.at(loop)
+	v.bc(8, "(DX)")
+	for i := range 32 / v.lanes {
+		r := i % 8
+		v.ld(r, at(i*v.bytes(), "SI"))
+		v.add(r, r, 8)
+		v.max(r, r, 9)
+		v.st(r, at(i*v.bytes(), "SI"))
+	}
+	v.op("ADDQ $128, SI")
+	v.op("ADDQ $4, DX")
+	v.op("DECQ CX")
+	v.op("JNZ %s", loop)
+	v.ret()
+
+	v.fn("addLowest", "writes c = max(c+x, −MaxFloat32) for n values.", "c, x *float32, n int", 24)
+	v.op("MOVQ c+0(FP), SI")
+	v.op("MOVQ x+8(FP), DX")
+	v.op("MOVQ n+16(FP), CX")
+	v.set(9, lowest)
+	loop = v.label("loop")
+	v.at(loop)
+	v.ld(0, "(SI)")
+	v.ld(1, "(DX)")
+	v.add(0, 0, 1)
+	v.max(0, 0, 9)
+	v.st(0, "(SI)")
+	v.op("ADDQ $%d, SI", v.bytes())
+	v.op("ADDQ $%d, DX", v.bytes())
+	v.op("SUBQ $%d, CX", v.lanes)
+	v.op("JG %s", loop)
+	v.ret()
+}
