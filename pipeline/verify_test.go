@@ -22,7 +22,7 @@ func caseDirs(t *testing.T) []string {
 	var dirs []string
 	for _, root := range roots {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.Name() == "case.json" && !strings.Contains(path, "fullsize") {
+			if err == nil && (d.Name() == "case.json" || d.Name() == "expected.json") && !strings.Contains(path, "fullsize") {
 				dirs = append(dirs, filepath.Dir(path))
 			}
 			return err
