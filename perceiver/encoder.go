@@ -256,5 +256,5 @@ func eachBlock(ctx context.Context, a *tensor.Arena, in Input, block int, f func
 		}
 		f(part, b)
 	}
-	return nil
+	return step(ctx, "encode", m, m)
 }

@@ -228,7 +228,7 @@ func (g gridInput) feed(ctx context.Context, a *tensor.Arena, k *kernel.Grid, ep
 		stats.measure(mean, inv, part, line, lines)
 		k.Add(part.Data, g.content, mean[:n], inv[:n], lines)
 	}
-	return nil
+	return step(ctx, "encode", g.lines*g.across, g.lines*g.across)
 }
 
 // gather assembles Σ a x̂ (N×C) from the content's sums, the mean's and the marginals.
