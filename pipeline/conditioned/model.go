@@ -42,40 +42,57 @@ type Options struct {
 }
 
 // Load reads the model that a published config.json describes (model_type openflamingo,
-// idefics or idefics2). OpenFlamingo publishes none: a file with model_type "openflamingo"
-// names its parts, see flamingo.ParseConfig.
+// idefics or idefics2), or that of a small file where nothing is published: openflamingo (see
+// flamingo.ParseConfig) and ip_adapter_plus (see IPAdapterConfig).
 func Load(config []byte, from Sources, o Options) (*Model, error) {
+	src, err := Join(config, from, o)
+	if err != nil {
+		return nil, err
+	}
+	return weights.Bind(src, func(s weights.Scope) (*Model, error) { return New(s, config, o) }, weights.Options{DType: o.DType})
+}
+
+// New reads the model from a source that Join made.
+func New(s weights.Scope, config []byte, o Options) (*Model, error) {
+	c, err := parse(config)
+	if err != nil {
+		return nil, err
+	}
+	return build(s, c, o)
+}
+
+// configs is a configuration taken apart. tower and lang are the places of those parts within
+// the joined source.
+type configs struct {
+	kind          string
+	towerAt, lang string
+	tower         vision.Config
+	resampler     resampler.Config
+	lm            *flamingo.Config // nil for a model without one
+	bare          bool             // no resampler
+}
+
+func parse(config []byte) (configs, error) {
 	var p struct {
 		ModelType    string `json:"model_type"`
 		UseResampler *bool  `json:"use_resampler"`
 	}
 	if err := json.Unmarshal(config, &p); err != nil {
-		return nil, fmt.Errorf("conditioned: config: %w", err)
+		return configs{}, fmt.Errorf("conditioned: config: %w", err)
 	}
-	src, where, err := place(p.ModelType, config, from, o)
-	if err != nil {
-		return nil, err
+	c := configs{kind: p.ModelType, bare: p.ModelType == "idefics" && p.UseResampler != nil && !*p.UseResampler}
+	switch p.ModelType {
+	case "openflamingo":
+		c.towerAt, c.lang = "vision_encoder", "lang_encoder"
+	case "idefics":
+		c.towerAt = "model"
+	case "idefics2":
+		c.towerAt, c.lang = "model", "lang"
+	case "ip_adapter_plus":
+		return c, c.ipAdapter(config)
+	default:
+		return c, fmt.Errorf("conditioned: no picture-conditioned language model is known for model_type %q", p.ModelType)
 	}
-	parts, err := parse(config)
-	if err != nil {
-		return nil, err
-	}
-	parts.skipResampler = p.ModelType == "idefics" && p.UseResampler != nil && !*p.UseResampler
-	return weights.Bind(src, func(s weights.Scope) (*Model, error) { return build(s, where, parts, o) }, weights.Options{DType: o.DType})
-}
-
-// places are the scopes of the parts within the joined source.
-type places struct{ tower, lang string }
-
-type configs struct {
-	tower         vision.Config
-	resampler     resampler.Config
-	lang          flamingo.Config
-	skipResampler bool
-}
-
-func parse(config []byte) (configs, error) {
-	var c configs
 	var err error
 	if c.tower, err = vision.ParseConfig(config); err != nil {
 		return c, err
@@ -83,44 +100,51 @@ func parse(config []byte) (configs, error) {
 	if c.resampler, err = resampler.ParseConfig(config); err != nil {
 		return c, err
 	}
-	if c.lang, err = flamingo.ParseConfig(config); err != nil {
+	lm, err := flamingo.ParseConfig(config)
+	if err != nil {
 		return c, err
 	}
-	if c.tower.Width != c.resampler.In {
-		return c, fmt.Errorf("conditioned: the vision tower gives tokens of width %d, the resampler takes %d", c.tower.Width, c.resampler.In)
-	}
-	if x := c.lang.Cross; x != nil && c.resampler.Out != x.Media {
-		return c, fmt.Errorf("conditioned: the resampler gives latents of width %d, the cross-attention takes %d", c.resampler.Out, x.Media)
-	}
-	if c.lang.Cross == nil && c.resampler.Out != c.lang.Width {
-		return c, fmt.Errorf("conditioned: the resampler gives soft tokens of width %d, the language model's hidden size is %d", c.resampler.Out, c.lang.Width)
-	}
-	return c, nil
+	c.lm = &lm
+	return c, c.fit()
 }
 
-// place joins the sources of a model type under one set of names.
-func place(kind string, config []byte, from Sources, o Options) (weights.Source, places, error) {
-	if from.Model == nil {
-		return nil, places{}, fmt.Errorf("conditioned: no checkpoint")
+// fit compares the widths at which the parts meet.
+func (c configs) fit() error {
+	if c.tower.Width != c.resampler.In {
+		return fmt.Errorf("conditioned: the vision tower gives tokens of width %d, the resampler takes %d", c.tower.Width, c.resampler.In)
 	}
-	switch kind {
+	if c.lm == nil {
+		return nil
+	}
+	if x := c.lm.Cross; x != nil && c.resampler.Out != x.Media {
+		return fmt.Errorf("conditioned: the resampler gives latents of width %d, the cross-attention takes %d", c.resampler.Out, x.Media)
+	}
+	if c.lm.Cross == nil && c.resampler.Out != c.lm.Width {
+		return fmt.Errorf("conditioned: the resampler gives soft tokens of width %d, the language model's hidden size is %d", c.resampler.Out, c.lm.Width)
+	}
+	return nil
+}
+
+// Join puts the sources of a model under one set of names.
+func Join(config []byte, from Sources, o Options) (weights.Source, error) {
+	if from.Model == nil {
+		return nil, fmt.Errorf("conditioned: no checkpoint")
+	}
+	c, err := parse(config)
+	if err != nil {
+		return nil, err
+	}
+	switch c.kind {
 	case "openflamingo":
-		lang, err := flamingo.ParseConfig(config)
-		if err != nil {
-			return nil, places{}, err
-		}
 		if from.Vision == nil || from.Lang == nil && !o.PictureOnly {
-			return nil, places{}, fmt.Errorf("conditioned: an OpenFlamingo model takes three sources: checkpoint, base language model and vision tower")
+			return nil, fmt.Errorf("conditioned: an OpenFlamingo model takes three sources: checkpoint, base language model and vision tower")
 		}
 		if from.Lang == nil {
 			from.Lang = weights.Memory{}
 		}
-		src, err := flamingo.Assemble(from.Model, from.Lang, clipNames(from.Vision), lang)
-		return src, places{tower: "vision_encoder", lang: "lang_encoder"}, err
-	case "idefics":
-		return from.Model, places{tower: "model"}, nil
+		return flamingo.Assemble(from.Model, from.Lang, clipNames(from.Vision), *c.lm)
 	case "idefics2":
-		src := weights.Rename(from.Model, func(name string) string {
+		return weights.Rename(from.Model, func(name string) string {
 			if rest, ok := strings.CutPrefix(name, "model.text_model."); ok {
 				return "lang.model." + rest
 			}
@@ -128,10 +152,14 @@ func place(kind string, config []byte, from Sources, o Options) (weights.Source,
 				return "lang." + name
 			}
 			return name
-		})
-		return src, places{tower: "model", lang: "lang"}, nil
+		}), nil
+	case "ip_adapter_plus":
+		if from.Vision == nil {
+			return nil, fmt.Errorf("conditioned: an IP-Adapter takes two sources: adapter and image encoder")
+		}
+		return weights.Merge(map[string]weights.Source{"": from.Model, c.towerAt + ".": clipNames(from.Vision)}), nil
 	}
-	return nil, places{}, fmt.Errorf("conditioned: no picture-conditioned language model is known for model_type %q", kind)
+	return from.Model, nil
 }
 
 // clipNames gives an open_clip tower Hugging Face names.
@@ -144,31 +172,39 @@ func clipNames(src weights.Source) weights.Source {
 	return src
 }
 
-func build(s weights.Scope, where places, c configs, o Options) (*Model, error) {
+func build(s weights.Scope, c configs, o Options) (*Model, error) {
 	m := &Model{}
 	var err error
-	tower := s.At(where.tower)
+	tower := s.At(c.towerAt)
 	if tower.Has("vision_model.encoder.layers.0.self_attn.in_proj_weight") {
-		c.tower.Fused = true
-		tower.Ignore("vision_model.proj") // the reference feeds tokens, not the projection
+		c.tower.Fused, c.tower.Projection = true, 0
+		tower.Ignore("vision_model.proj") // tokens are taken, not the projection
 	}
 	if m.Tower, err = vision.New(tower, c.tower); err != nil {
 		return nil, err
 	}
-	if c.resampler.Kind == resampler.OpenFlamingo {
+	switch c.resampler.Kind {
+	case resampler.OpenFlamingo:
 		m.Features.DropClass = true
 		tower.Ignore("visual_projection.weight")
+	case resampler.IPAdapter:
+		m.Features.Skip = 1
+		tower.Ignore("visual_projection.weight")
+		s.Ignore("ip_adapter.*") // the UNet's side
 	}
-	if !c.skipResampler {
+	if !c.bare {
 		if m.Resampler, err = resampler.New(s.At(c.resampler.Prefix()), c.resampler); err != nil {
 			return nil, err
 		}
 	}
-	if o.PictureOnly {
-		s.Ignore(where.lang+"*", "lm_head.*", "model.layers.*", "model.gated_cross_attn_layers.*", "model.embed_tokens.*", "model.norm.*")
+	if c.lm == nil {
 		return m, nil
 	}
-	m.LM, err = flamingo.New(s.At(where.lang).WithDType(kernel.F32), c.lang)
+	if o.PictureOnly {
+		s.Ignore(c.lang+"*", "lm_head.*", "model.layers.*", "model.gated_cross_attn_layers.*", "model.embed_tokens.*", "model.norm.*")
+		return m, nil
+	}
+	m.LM, err = flamingo.New(s.At(c.lang).WithDType(kernel.F32), *c.lm)
 	return m, err
 }
 
