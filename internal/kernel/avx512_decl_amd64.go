@@ -371,6 +371,16 @@ var tileBF16WAvx512 = [...][5]func(*tileArgs){
 	{nil, tileBF16Wx1x32Avx512, tileBF16Wx2x32Avx512, tileBF16Wx3x32Avx512, tileBF16Wx4x32Avx512},
 }
 
+// touchAvx512 prefetches 32 columns of rows for writing; the stride is in values.
+//
+//go:noescape
+func touchAvx512(dst *float32, ldd, rows int)
+
+// fetchAvx512 prefetches n values into the second-level cache.
+//
+//go:noescape
+func fetchAvx512(src *float32, n int)
+
 // transposeAvx512 writes dst[c·ds+r] = src[r·ls+c] for r < rows ≤ 16 and c < k.
 //
 //go:noescape

@@ -197,11 +197,28 @@ func (j *gemmJob) run(part int) {
 	panels := (j.w.n + panel - 1) / panel
 	for p := g * j.perGroup; p < min(panels, (g+1)*j.perGroup); p++ {
 		col := p * panel
+		if j.set.touch != nil && to-from > smallRows {
+			j.set.touch(&j.dst[from*j.ldd+col], j.ldd, to-from)
+			if !j.shared {
+				j.ahead(b, p, panels)
+			}
+		}
 		j.strip(s, c, pa, to-from, col)
 		if j.dot == Int8 {
 			j.w.dequantise(j.set, c, params, to-from, col)
 		}
 		j.e.apply(s, j.set, j.dst[from*j.ldd+col:], j.ldd, c, from, to-from, col, min(panel, j.w.n-col))
+	}
+}
+
+// ahead prefetches a panel's share of the rows that the next block will pack.
+func (j *gemmJob) ahead(b, p, panels int) {
+	if b+1 >= j.blocks {
+		return
+	}
+	from, to := j.block(b + 1)
+	for r := from + split(to-from, panels, p); r < from+split(to-from, panels, p+1); r++ {
+		j.set.fetch(&j.a[r*j.lda], j.w.k)
 	}
 }
 

@@ -53,6 +53,8 @@ var setAvx512 = &set{
 	mul:         mulAvx512,
 	scale:       scaleAvx512,
 	peak:        peakAvx512,
+	touch:       touchAvx512,
+	fetch:       fetchAvx512,
 	finish:      finishAvx512,
 	gridScores:  gridScoresAvx512,
 	gridWeights: gridWeightsAvx512,

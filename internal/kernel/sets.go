@@ -61,6 +61,11 @@ type set struct {
 	gridScores, gridWeights func(*gridTileArgs)
 	gridBias                func(*gridQueryTile)
 
+	// touch prefetches 32 columns of rows for writing, fetch n values for reading; nil for
+	// none.
+	touch func(dst *float32, ldd, rows int)
+	fetch func(src *float32, n int)
+
 	// finish writes c·scale + bias (+ res, unless nil) for rows × 32 columns.
 	finish func(dst *float32, ldd int, c, bias, res *float32, ldr, rows int, scale float32)
 }
