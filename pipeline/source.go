@@ -12,10 +12,16 @@ import (
 // randomSeed seeds the weights of Options.Random.
 const randomSeed = 1
 
+// joined opens the weights of architectures whose parts lie in several files.
+var joined = map[string]func(d *Dir, opt Options) (weights.Source, func(), error){}
+
 // source opens the directory's weights; the returned function closes them.
 func (d *Dir) source(opt Options) (weights.Source, func(), error) {
 	if opt.Random {
 		return weights.Random(randomSeed), func() {}, nil
+	}
+	if open, ok := joined[d.Arch]; ok {
+		return open(d, opt)
 	}
 	c, err := d.checkpoint()
 	if err != nil {

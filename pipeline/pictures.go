@@ -1,0 +1,350 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mmserve/mmserve/flamingo"
+	"github.com/mmserve/mmserve/flamingo/tokenizer"
+	"github.com/mmserve/mmserve/internal/feed"
+	"github.com/mmserve/mmserve/modality"
+	"github.com/mmserve/mmserve/modality/imagefile"
+	"github.com/mmserve/mmserve/pipeline/conditioned"
+	"github.com/mmserve/mmserve/tensor"
+	"github.com/mmserve/mmserve/vision"
+	"github.com/mmserve/mmserve/weights"
+)
+
+func init() {
+	for _, arch := range []string{"IdeficsForVisionText2Text", "idefics", "Idefics2ForConditionalGeneration", "idefics2", "openflamingo", "ip_adapter_plus"} {
+		Register(arch, openPictures)
+		joined[arch] = joinPictures
+	}
+}
+
+// pictureModel answers the published models that speak about pictures, and the picture sides
+// of those whose language model is elsewhere.
+type pictureModel struct {
+	base
+	net       *conditioned.Model
+	processor *modality.ImageProcessor
+	tok       *tokenizer.Tokenizer // nil without a tokenizer.json
+	family    pictureFamily
+	stop      []int
+}
+
+func openPictures(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model, error) {
+	l, err := layoutOf(d)
+	if err != nil {
+		return nil, err
+	}
+	net, err := conditioned.New(s, l.config, conditioned.Options{DType: opt.DType, PictureOnly: l.pictureOnly})
+	if err != nil {
+		return nil, err
+	}
+	m := &pictureModel{net: net, tok: l.tok, family: l.family}
+	m.limits, m.dtype = opt.Limits, opt.DType
+	m.info = Info{Architecture: d.Arch, Task: "image_encoding", Modalities: []string{"image"}, Outputs: []string{OutputLatents, OutputSoftTokens, OutputPooled}, DType: opt.DType.String()}
+	m.info.Latents, m.info.LatentDim = net.Tower.Config.Tokens(), net.Tower.Config.Width
+	m.info.SoftTokenKind = string(feed.CrossAttention)
+	if r := net.Resampler; r != nil {
+		m.info.SoftTokens, m.info.SoftTokenDim = r.Config.Count(), r.Config.Out
+		m.info.Latents, m.info.LatentDim = r.Config.Count(), r.Config.Out
+		if r.Config.SoftTokens() {
+			m.info.SoftTokenKind = string(feed.SoftTokens)
+		}
+	}
+	if m.processor, err = readProcessor(d); err != nil {
+		return nil, err
+	}
+	if m.processor == nil {
+		if m.processor, err = l.family.preset(net.Tower.Config); err != nil {
+			return nil, err
+		}
+	}
+	if net.LM != nil {
+		m.info.Task = "image_text_generation"
+		if m.tok != nil {
+			if err := net.LM.Config.CheckTokenizer(m.tok.Size()); err != nil {
+				return nil, err
+			}
+			m.stop = m.family.stops(m.tok)
+		}
+	}
+	return m, nil
+}
+
+// Plan says what a picture costs.
+func (m *pictureModel) Plan(ctx context.Context, it Item) (Plan, error) {
+	var plan Plan
+	for i, p := range it.Parts {
+		cost, err := m.imageCost(ctx, p)
+		if err != nil {
+			return plan, err
+		}
+		if err := m.processor.Check(cost.Width, cost.Height, m.limits); err != nil {
+			return plan, err
+		}
+		pictures := m.processor.Sizes(cost.Width, cost.Height)
+		if i == 0 {
+			plan.Cost = cost
+			plan.Rows = 0
+		}
+		for _, s := range pictures {
+			t := m.net.Tower.Config
+			tokens := (s[0] / t.Patch) * (s[1] / t.Patch)
+			plan.Rows += tokens
+			plan.RowChannels = t.Channels * t.Patch * t.Patch
+			plan.DecodedBytes += int64(12 * s[0] * s[1])
+			plan.FLOPs += m.flops(tokens)
+		}
+	}
+	if len(it.Parts) == 0 {
+		return plan, fmt.Errorf("pipeline: %w: no picture", ErrInput)
+	}
+	return plan, nil
+}
+
+// flops is tower and resampler over the tokens of one picture.
+func (m *pictureModel) flops(tokens int) float64 {
+	t := m.net.Tower.Config
+	f := 2 * float64(tokens) * float64(t.Patch*t.Patch*t.Channels) * float64(t.Width)
+	layer := 2*float64(tokens)*float64(t.Width)*float64(4*t.Width+2*t.Hidden) + 4*float64(tokens)*float64(tokens)*float64(t.Width)
+	f += float64(t.Layers) * layer
+	if r := m.net.Resampler; r != nil {
+		c := r.Config
+		inner, n := c.Heads*c.HeadDim, c.Count()
+		f += float64(c.Depth) * (attentionLayer(n, tokens+n, c.Width, c.Width, inner, inner, 0) + 4*float64(n)*float64(c.Width)*float64(c.Hidden))
+	}
+	return f
+}
+
+// encode turns the parts into latents, P×n×W scratch, and says how many pictures each part
+// became.
+func (m *pictureModel) encode(ctx context.Context, a *tensor.Arena, parts []Part) (latents tensor.Tensor, pictures []int, notes []string, err error) {
+	var all []tensor.Tensor
+	for _, p := range parts {
+		if _, err := m.header(p, "image"); err != nil {
+			return latents, nil, nil, err
+		}
+		in := p.Input
+		in.Limits = m.limits
+		px, err := m.processor.Pixels(ctx, in, imagefile.Options{})
+		if err != nil {
+			return latents, nil, nil, err
+		}
+		notes = append(notes, px.Notes...)
+		n := px.Values.Dim(0)
+		for i := range n {
+			if err := ctx.Err(); err != nil {
+				return latents, nil, nil, err
+			}
+			pic := conditioned.Pictures{Pixels: vision.ChannelsLast(px.Values.Slice(i, i+1))}
+			if m.net.Tower.Config.Kind == vision.Idefics2 {
+				pic.Masks = [][]bool{patchMask(px.Mask.At(i), m.net.Tower.Config.Patch)}
+			}
+			mark := a.Mark()
+			z, err := m.net.Encode(a, pic)
+			if err != nil {
+				return latents, nil, nil, err
+			}
+			all = append(all, z.Clone())
+			a.Release(mark)
+		}
+		pictures = append(pictures, n)
+	}
+	if len(all) == 0 {
+		return latents, nil, nil, fmt.Errorf("pipeline: %w: no picture", ErrInput)
+	}
+	latents = a.New(len(all), all[0].Dim(1), all[0].Dim(2))
+	for i, z := range all {
+		copy(latents.At(i).Data, z.Data)
+	}
+	if !finite(latents) {
+		return latents, nil, nil, fmt.Errorf("pipeline: latents: %w", ErrNotFinite)
+	}
+	return latents, pictures, notes, nil
+}
+
+// patchMask is true for a patch with any real pixel.
+func patchMask(mask tensor.Tensor, patch int) []bool {
+	h, w := mask.Dim(0)/patch, mask.Dim(1)/patch
+	out := make([]bool, h*w)
+	for y := range h * patch {
+		for x := range w * patch {
+			if mask.Data[y*mask.Dim(1)+x] != 0 {
+				out[y/patch*w+x/patch] = true
+			}
+		}
+	}
+	return out
+}
+
+// Encode returns the latents of the pictures, one after the other: (P·n)×W.
+func (m *pictureModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*Encoding, error) {
+	plan, err := m.Plan(ctx, it)
+	if err != nil {
+		return nil, err
+	}
+	a, done := m.arena(opt.Trace)
+	defer done()
+	z, _, notes, err := m.encode(ctx, a, it.Parts)
+	if err != nil {
+		return nil, err
+	}
+	rows := z.Reshape(z.Rows(), z.Cols())
+	enc := &Encoding{Plan: plan, Notes: notes}
+	if opt.wants(OutputSoftTokens) {
+		enc.SoftTokens = rows.Clone()
+	}
+	return enc, fill(enc, opt, rows)
+}
+
+// Predict describes a picture with the prompt that the family's models were evaluated with.
+func (m *pictureModel) Predict(ctx context.Context, it Item, opt PredictOptions) (*Prediction, error) {
+	if m.net.LM == nil {
+		return nil, m.noTask("it has no language model; use encode")
+	}
+	plan, err := m.Plan(ctx, it)
+	if err != nil {
+		return nil, err
+	}
+	g, err := m.Generate(ctx, Prompt{Text: m.family.caption, Parts: it.Parts}, GenerateOptions{}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &Prediction{Task: "image_captioning", Caption: strings.TrimSpace(g.Text), Plan: plan}, nil
+}
+
+// Generate implements Generator.
+func (m *pictureModel) Generate(ctx context.Context, p Prompt, opt GenerateOptions, emit func(string) error) (*Generation, error) {
+	if m.net.LM == nil {
+		return nil, m.noTask("it has no language model")
+	}
+	if m.tok == nil {
+		return nil, m.noTask("its directory has no tokenizer.json")
+	}
+	pieces := strings.Split(p.Text, mediaMark)
+	if missing := len(p.Parts) - (len(pieces) - 1); missing > 0 {
+		pieces = append(make([]string, missing), pieces...) // unmarked pictures go first
+	} else if missing < 0 {
+		return nil, fmt.Errorf("pipeline: %w: %d %s marks for %d pictures", ErrInput, len(pieces)-1, mediaMark, len(p.Parts))
+	}
+	a, done := m.arena(nil)
+	defer done()
+	var latents tensor.Tensor
+	var pictures []int
+	if len(p.Parts) > 0 {
+		var err error
+		if latents, pictures, _, err = m.encode(ctx, a, p.Parts); err != nil {
+			return nil, err
+		}
+	}
+	text, err := m.family.text(pieces, pictures, latents)
+	if err != nil {
+		return nil, err
+	}
+	tokens := m.tok.Encode(text, true)
+	return m.generate(ctx, m.net.Prompt(tokens, latents), opt, emit)
+}
+
+func (m *pictureModel) generate(ctx context.Context, p flamingo.Prompt, opt GenerateOptions, emit func(string) error) (*Generation, error) {
+	o := flamingo.Options{
+		MaxTokens: opt.maxTokens(), Temperature: opt.Temperature, TopK: opt.TopK, TopP: opt.TopP, Seed: opt.Seed, Stop: m.stop,
+	}
+	if bad := m.family.banned(m.tok); len(bad) > 0 {
+		o.Ban = bad
+	}
+	g := &Generation{PromptTokens: len(p.Tokens), Stop: "stop"}
+	out, words := newTextStream(opt.Stop, emit), m.tok.NewStream()
+	stopped := false
+	for id, err := range m.net.LM.Stream(ctx, p, o) {
+		if err != nil {
+			return nil, err
+		}
+		g.Tokens++
+		if stopped, err = out.add([]byte(words.Push(id))); err != nil {
+			return nil, err
+		}
+		if stopped {
+			break
+		}
+	}
+	if !stopped {
+		if _, err := out.add([]byte(words.Flush())); err != nil {
+			return nil, err
+		}
+		if g.Tokens >= o.MaxTokens {
+			g.Stop = "length"
+		}
+	}
+	var err error
+	g.Text, err = out.finish()
+	return g, err
+}
+
+// pictureFamily is what differs in text and pixels between the published families.
+type pictureFamily struct {
+	name       string // of the image preset
+	convention feed.Convention
+	caption    string   // prompt for a description; "<image>" stands for the picture
+	stopTokens []string // end the text, where the tokenizer has them
+	banTokens  []string
+}
+
+var pictureFamilies = map[string]pictureFamily{
+	"openflamingo": {"openclip", feed.OpenFlamingoText, "<image>Output:", []string{"<|endofchunk|>", "<|endoftext|>", "</s>"}, nil},
+	"idefics": {"idefics", feed.IdeficsText, "<image>\nAssistant:", []string{"</s>", "<end_of_utterance>"},
+		[]string{"<fake_token_around_image>", "<image>"}},
+	"idefics2": {"idefics2", feed.Idefics2Text, "User:<image>Describe this image.<end_of_utterance>\nAssistant:", []string{"</s>", "<end_of_utterance>"},
+		[]string{"<fake_token_around_image>", "<image>"}},
+	"ip_adapter_plus": {"clip", "", "", nil, nil},
+}
+
+// preset is the family's published preprocessing, for a directory without a
+// preprocessor_config.json. Its sizes are the published ones.
+func (f pictureFamily) preset(t vision.Config) (*modality.ImageProcessor, error) {
+	if f.name == "idefics2" || t.Image == publishedSide {
+		return modality.ImagePreset(f.name)
+	}
+	text := fmt.Sprintf(`{"image_processor_type": %q, "size": {"shortest_edge": %d}, "crop_size": {"height": %d, "width": %d}}`, "CLIPImageProcessor", t.Image, t.Image, t.Image)
+	return modality.ParseImageProcessor([]byte(text))
+}
+
+func (f pictureFamily) stops(t *tokenizer.Tokenizer) []int  { return idsOf(t, f.stopTokens) }
+func (f pictureFamily) banned(t *tokenizer.Tokenizer) []int { return idsOf(t, f.banTokens) }
+
+func idsOf(t *tokenizer.Tokenizer, tokens []string) []int {
+	var ids []int
+	for _, s := range tokens {
+		if id, ok := t.ID(s); ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// text puts the family's placeholders between the pieces of a prompt; neighbouring fake tokens
+// are merged.
+func (f pictureFamily) text(pieces []string, pictures []int, latents tensor.Tensor) (string, error) {
+	var b strings.Builder
+	for i, piece := range pieces {
+		if i > 0 {
+			mark, err := feed.Placeholders(f.convention, pictures[i-1], latents.Dim(1))
+			if err != nil {
+				return "", err
+			}
+			b.WriteString(mark)
+		}
+		b.WriteString(piece)
+	}
+	const fake = "<fake_token_around_image>"
+	return strings.ReplaceAll(b.String(), fake+fake, fake), nil
+}
+
+// pad reports whether the special tokens of a tokenizer's directory include one for padding.
+func pad(files ...[]byte) bool {
+	return slices.ContainsFunc(files, func(b []byte) bool { return hasKey(b, "pad_token") })
+}
