@@ -15,7 +15,7 @@ import (
 )
 
 // Kind says what latents are to a language model.
-type Kind string
+type Kind = string
 
 // The kinds.
 const (
@@ -34,6 +34,8 @@ type Latents struct {
 type Target struct {
 	Name   string // such as "mistralai/Mistral-7B-v0.1"; may be empty
 	Hidden int    // its hidden size; 0 when not known, then the width is not checked
+	// DType is what Write stores tensors in; empty is F32.
+	DType weights.DType
 }
 
 // Refusal is why latents cannot be fed to a target: a fault of the request.
@@ -53,15 +55,20 @@ func (l Latents) check(consumer string, to Target) error {
 	if from == "" {
 		from = "this model"
 	}
-	if l.Kind != SoftTokens {
+	return sees(l.Kind, l.Data.Cols(), consumer, from, to)
+}
+
+// sees refuses latents of a kind and width that a consumer of soft tokens cannot take.
+func sees(kind Kind, width int, consumer, from string, to Target) error {
+	if kind != SoftTokens {
 		return refuse("%s takes soft tokens, and the latents of %s are cross-attention memory: they are keys and values of gated layers inside their own language model, and an input sequence cannot hold them", consumer, from)
 	}
-	if w := l.Data.Cols(); to.Hidden != 0 && to.Hidden != w {
+	if to.Hidden != 0 && to.Hidden != width {
 		name := to.Name
 		if name == "" {
 			name = "the target"
 		}
-		return refuse("hidden size of %s is %d, the latents of %s have width %d", name, to.Hidden, from, w)
+		return refuse("hidden size of %s is %d, the latents of %s have width %d", name, to.Hidden, from, width)
 	}
 	return nil
 }
@@ -151,6 +158,9 @@ func (l Latents) Rows(to Target) (tensor.Tensor, error) {
 type Extra struct {
 	GridTHW [][3]int // Qwen2-VL: frames, rows, columns of patches of each item
 	Sizes   [][2]int // MiniCPM-V: width and height of each picture
+	// Text is how transformers' placeholders are written; empty is Idefics2's, and Idefics's
+	// for cross-attention memory.
+	Text Convention
 }
 
 // ImagePart is an image_embeds content part of vLLM's chat (server flag --enable-mm-embeds)
