@@ -30,9 +30,18 @@ func (b *base) loaded(d *Dir, src weights.Source) {
 		b.info.Name = filepath.Base(d.Path)
 	}
 	b.info.Parameters = countParameters(src)
-	perWeight := map[kernel.DType]int64{kernel.F32: 4, kernel.Int8: 1}[b.dtype]
-	b.info.Bytes = b.info.Parameters * max(perWeight, 2)
+	perWeight := int64(2)
+	switch b.dtype {
+	case kernel.F32:
+		perWeight = 4
+	case kernel.Int8:
+		perWeight = 1
+	}
+	b.info.Bytes = b.info.Parameters * perWeight
 }
+
+// identify notes the digest of what was loaded.
+func (b *base) identify(digest string) { b.info.Digest = digest }
 
 // arena returns scratch for one pass, and what gives it back.
 func (b *base) arena(trace func(string, tensor.Tensor)) (*tensor.Arena, func()) {

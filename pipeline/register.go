@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/mmserve/mmserve/weights"
 )
@@ -59,7 +60,23 @@ func OpenDir(ctx context.Context, d *Dir, opt Options) (Model, error) {
 		return nil, err
 	}
 	defer done()
-	return bind(ctx, d, src, opt)
+	if opt.Random {
+		return bind(ctx, d, src, opt)
+	}
+	// The digest reads the files while the weights are packed.
+	var digest string
+	var digestErr error
+	var wg sync.WaitGroup
+	wg.Go(func() { digest, digestErr = d.digest() })
+	m, err := bind(ctx, d, src, opt)
+	wg.Wait()
+	if err != nil || digestErr != nil {
+		return nil, errors.Join(err, digestErr)
+	}
+	if b, ok := m.(interface{ identify(digest string) }); ok {
+		b.identify(digest)
+	}
+	return m, nil
 }
 
 // known refuses an architecture without a recipe.
