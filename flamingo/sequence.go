@@ -109,19 +109,21 @@ func flamingoSight(seen, pictures int, allPrevious bool) sight {
 	return sight{from: seen - 1, to: seen}
 }
 
-// ideficsSight is the one picture last named, none after an end token until the next.
+// ideficsSight is the one picture last named; what follows an end token sees none until the
+// next picture, the end token itself still does (processing_idefics.py).
 func (s *Sequence) ideficsSight(c *Cross, id int) sight {
 	if id == c.MediaToken {
 		s.seen++
 		s.ended = false
 	}
+	see := sight{from: s.seen - 1, to: s.seen}
+	if s.ended || s.seen == 0 || s.seen > s.pictures {
+		see = sight{}
+	}
 	if id == c.EndToken && c.EndToken >= 0 {
 		s.ended = true
 	}
-	if s.ended || s.seen == 0 || s.seen > s.pictures {
-		return sight{}
-	}
-	return sight{from: s.seen - 1, to: s.seen}
+	return see
 }
 
 // stated turns a row of an attention mask over pictures into a sight.

@@ -309,7 +309,10 @@ func (f pictureFamily) preset(t vision.Config) (*modality.ImageProcessor, error)
 	if f.name == "idefics2" || t.Image == publishedSide {
 		return modality.ImagePreset(f.name)
 	}
-	text := fmt.Sprintf(`{"image_processor_type": %q, "size": {"shortest_edge": %d}, "crop_size": {"height": %d, "width": %d}}`, "CLIPImageProcessor", t.Image, t.Image, t.Image)
+	text := fmt.Sprintf(`{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": %d}, "crop_size": {"height": %[1]d, "width": %[1]d}}`, t.Image)
+	if f.name == "idefics" {
+		text = fmt.Sprintf(`{"image_processor_type": "IdeficsImageProcessor", "image_size": %d}`, t.Image)
+	}
 	return modality.ParseImageProcessor([]byte(text))
 }
 
