@@ -287,6 +287,10 @@ func (t *tileBias) apply(s *scratch, set *set, c []float32, b, n, queries int) {
 // values and softmax runs down the columns. A tile's sums are gathered from zero before they
 // join the running ones: many small weights next to a large one would be lost otherwise.
 func (u *queries) add(s *scratch, k []float32, ldk int, v []float32, ldv, n int, bias tileBias) {
+	if u.n <= smallRows && !u.bf16 && u.v%halfPanel == 0 && u.qk > 0 {
+		u.addFew(s, k, ldk, v, ldv, n, bias)
+		return
+	}
 	pk := u.packKeys(s, k, ldk, n)
 	v, ldv = u.packValues(s, v, ldv, n)
 	c := grow(&s.c, (KeyTile+maxRows)*panel)
@@ -301,12 +305,13 @@ func (u *queries) add(s *scratch, k []float32, ldk int, v []float32, ldv, n int,
 
 // packValues returns n values as fold multiplies them, with their row stride.
 func (u *queries) packValues(s *scratch, v []float32, ldv, n int) ([]float32, int) {
-	if !u.bf16 || u.v == 0 {
+	if u.v == 0 || !u.bf16 {
 		return v, ldv
 	}
-	pairs := grow(&s.y, (n+1)/2*u.v)
-	u.set.dots.pairRows(&pairs[0], u.v, &v[0], ldv, n, u.v)
-	return pairs, u.v
+	ld := (u.v+31)/32*32 + 16 // not a multiple of the cache's sets
+	pairs := grow(&s.y, (n+1)/2*ld)
+	u.set.dots.pairRows(&pairs[0], ld, &v[0], ldv, n, u.v)
+	return pairs, ld
 }
 
 // fold takes the scores c of n keys and block b, and the keys' values, into the sums.

@@ -70,6 +70,8 @@ var attnCases = []attnCase{
 	{heads: 2, qk: 12, v: 16, l: 300, s: 300, causal: true},
 	{heads: 2, qk: 12, v: 16, l: 40, s: 600, causal: true, bias: true, low: true},
 	{heads: 5, qk: 64, v: 64, l: 1, s: 260},
+	{heads: 4, kv: 1, qk: 64, v: 80, l: 1, s: 500, bias: true},
+	{heads: 2, qk: 10, v: 48, l: 4, s: 300, mask: true, causal: true},
 	{heads: 2, qk: 64, v: 70, l: 3, s: 460, causal: true},
 }
 
@@ -169,32 +171,37 @@ func TestAttentionAllHidden(t *testing.T) {
 // Streaming in blocks, and attending to fewer queries at a time, keeps every bit.
 func TestStreamHasTheBitsOfAttention(t *testing.T) {
 	forEachSet(t, func(t *testing.T) {
-		c := attnCase{heads: 3, qk: 20, v: 37, l: 75, s: 1000, bias: true}
-		a, _ := c.build()
-		Attention(a)
-		want := append([]float32(nil), a.Out...)
-		for _, step := range []int{KeyTile, 2 * KeyTile, 1120} {
-			var s Stream
-			SetThreads(1 + step/KeyTile%3)
-			s.Start(c.heads, 0, c.qk, c.v, c.l, a.Scale, a.Q, a.LDQ)
-			for from := 0; from < c.s; from += step {
-				n := min(step, c.s-from)
-				s.Add(a.K[from*a.LDK:], a.LDK, a.VV[from*a.LDV:], a.LDV, n, a.KeyBias[from:from+n])
-			}
-			s.Finish(a.Out, a.LDO)
-			SetThreads(0)
-			bitsEqual(t, fmt.Sprintf("blocks of %d", step), a.Out, want)
-		}
-		for _, l := range []int{1, 2, 5, 16, 20, 33} {
-			b := *a
-			from := 75 - l
-			b.L, b.Q = l, a.Q[from*a.LDQ:]
-			b.Out = make([]float32, l*a.LDO)
-			Attention(&b)
-			for i := range l {
-				w := want[(from+i)*a.LDO:][:c.heads*c.v]
-				bitsEqual(t, fmt.Sprintf("%d queries, query %d", l, i), b.Out[i*a.LDO:][:c.heads*c.v], w)
-			}
+		for _, v := range []int{37, 48} {
+			streamBits(t, attnCase{heads: 3, qk: 20, v: v, l: 75, s: 1000, bias: true})
 		}
 	})
+}
+
+func streamBits(t *testing.T, c attnCase) {
+	a, _ := c.build()
+	Attention(a)
+	want := append([]float32(nil), a.Out...)
+	for _, step := range []int{KeyTile, 2 * KeyTile, 1120} {
+		var s Stream
+		SetThreads(1 + step/KeyTile%3)
+		s.Start(c.heads, 0, c.qk, c.v, c.l, a.Scale, a.Q, a.LDQ)
+		for from := 0; from < c.s; from += step {
+			n := min(step, c.s-from)
+			s.Add(a.K[from*a.LDK:], a.LDK, a.VV[from*a.LDV:], a.LDV, n, a.KeyBias[from:from+n])
+		}
+		s.Finish(a.Out, a.LDO)
+		SetThreads(0)
+		bitsEqual(t, fmt.Sprintf("blocks of %d", step), a.Out, want)
+	}
+	for _, l := range []int{1, 2, 5, 16, 20, 33} {
+		b := *a
+		from := 75 - l
+		b.L, b.Q = l, a.Q[from*a.LDQ:]
+		b.Out = make([]float32, l*a.LDO)
+		Attention(&b)
+		for i := range l {
+			w := want[(from+i)*a.LDO:][:c.heads*c.v]
+			bitsEqual(t, fmt.Sprintf("%d queries, query %d", l, i), b.Out[i*a.LDO:][:c.heads*c.v], w)
+		}
+	}
 }

@@ -55,8 +55,10 @@ func BenchmarkGemm(b *testing.B) {
 func BenchmarkAttention(b *testing.B) {
 	for _, c := range []attnCase{{heads: 1, qk: 261, v: 261, l: 512, s: 50176}, {heads: 8, qk: 128, v: 128, l: 512, s: 512}, {heads: 8, qk: 32, v: 160, l: 256, s: 2048}, {heads: 32, qk: 128, v: 128, l: 1, s: 2048}} {
 		for _, dt := range []DType{F32, BF16} {
-			a, _ := c.build()
-			a.DType = dt
+			w := c.heads * c.qk
+			a := &AttnArgs{Heads: c.heads, QK: c.qk, V: c.v, Scale: 0.1, L: c.l, S: c.s, DType: dt,
+				Q: noise(1, c.l*w), LDQ: w, K: noise(2, c.s*w), LDK: w, VV: noise(3, c.s*c.heads*c.v), LDV: c.heads * c.v,
+				Out: make([]float32, c.l*c.heads*c.v), LDO: c.heads * c.v}
 			b.Run(fmt.Sprintf("%v/heads=%d/%dx%dx%d", dt, c.heads, c.l, c.s, c.qk), func(b *testing.B) {
 				eachThreads(b, func(b *testing.B) {
 					rate(b, "FLOP", 2*float64(c.heads)*float64(c.l)*float64(c.s)*float64(c.qk+c.v), func() { Attention(a) })
