@@ -22,6 +22,7 @@ type Decoder struct {
 	ff           feedForward
 	final        nn.Linear // no W: the layer's output is the answer
 	folded       *foldedQuery
+	dtype        kernel.DType // of the products of scores and averages
 	opt          Options
 }
 
@@ -47,6 +48,7 @@ func newDecoder(s weights.Scope, p decoderShape, opt Options) *Decoder {
 		output:   nn.NewLinear(att.At("output", "dense"), p.v, p.query),
 		residual: p.residual,
 		ff:       newFeedForward(layer, p.query, p.widening, p.act),
+		dtype:    s.ComputeDType(),
 		opt:      opt,
 	}
 	if p.fold && p.heads == 1 && !opt.Plain {
@@ -221,10 +223,9 @@ func (d *Decoder) mix(dst, q tensor.Tensor, m Memory, group []span, heads int) {
 		k, v := m.keys.At(s.item), m.values.At(s.item)
 		args := kernel.AttnArgs{
 			Heads: heads, KVHeads: heads, QK: q.Cols() / heads, V: dst.Cols() / heads, Scale: d.scale(),
-			L: n, S: k.Dim(0), Q: q.Row(at), LDQ: q.Cols(), K: k.Data, LDK: k.Cols(),
-			VV: v.Data, LDV: v.Cols(), Out: dst.Row(at), LDO: dst.Cols(),
+			L: n, S: k.Dim(0), Q: q.Data[at*q.Cols():], LDQ: q.Cols(), K: k.Data, LDK: k.Cols(),
+			VV: v.Data, LDV: v.Cols(), Out: dst.Data[at*dst.Cols():], LDO: dst.Cols(), DType: d.dtype,
 		}
-		args.Q, args.Out = q.Data[at*q.Cols():], dst.Data[at*dst.Cols():]
 		if m.bias.Data != nil {
 			args.KeyBias = m.bias.Row(s.item)
 		}

@@ -137,13 +137,14 @@ type encoderCross struct {
 	output  *kernel.Packed
 	folded  *foldedCross // nil for the plain way
 	ff      feedForward
+	dtype   kernel.DType // of the products of scores and averages
 	opt     Options
 }
 
 func newEncoderCross(s weights.Scope, latents tensor.Tensor, p shape, residual bool, opt Options) encoderCross {
 	att := s.At("attention")
 	self := att.At("self")
-	x := encoderCross{shape: p, latents: latents, opt: opt}
+	x := encoderCross{shape: p, latents: latents, dtype: s.ComputeDType(), opt: opt}
 	qnorm := nn.NewLayerNorm(self.At("layernorm1"), p.query, normEps)
 	x.norm = nn.NewLayerNorm(self.At("layernorm2"), p.key, normEps)
 	wq, bq := self.Tensor("query.weight", p.qk, p.query), self.Tensor("query.bias", p.qk)
@@ -168,7 +169,7 @@ func newEncoderCross(s weights.Scope, latents tensor.Tensor, p shape, residual b
 	if foldable(p, n) && !opt.Plain {
 		wk := self.Tensor("key.weight", p.qk, p.key)
 		self.Tensor("key.bias", p.qk) // the same for every key of a query: softmax does not see it
-		x.folded = newFoldedCross(x.queries, wk, x.norm, p.scale())
+		x.folded = newFoldedCross(x.queries, wk, x.norm, p.scale(), x.dtype)
 		x.queries = tensor.Tensor{}
 		return x
 	}
@@ -204,7 +205,7 @@ func (x *encoderCross) mix(ctx context.Context, a *tensor.Arena, dst tensor.Tens
 		x.value.Into(dst, sums, kernel.Epilogue{})
 		return nil
 	}
-	var s kernel.Stream
+	s := kernel.Stream{DType: x.dtype}
 	s.Start(x.heads, 0, x.qk/x.heads, x.v/x.heads, dst.Dim(0), x.scale(), x.queries.Data, x.qk)
 	block := x.opt.block(max(x.shape.key, x.qk, x.v))
 	k, v := a.New(block, x.qk), a.New(block, x.v)

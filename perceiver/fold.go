@@ -25,12 +25,13 @@ type foldedCross struct {
 	queries tensor.Tensor // N×C: γ∘Wkᵀq
 	norm    nn.LayerNorm
 	scale   float32
+	dtype   kernel.DType
 }
 
 // newFoldedCross folds queries (N×qk) and the key weights (qk×C).
-func newFoldedCross(queries, wk tensor.Tensor, norm nn.LayerNorm, scale float32) *foldedCross {
+func newFoldedCross(queries, wk tensor.Tensor, norm nn.LayerNorm, scale float32, dt kernel.DType) *foldedCross {
 	n, qk, c := queries.Dim(0), queries.Dim(1), wk.Dim(1)
-	f := &foldedCross{queries: tensor.New(n, c), norm: norm, scale: scale}
+	f := &foldedCross{queries: tensor.New(n, c), norm: norm, scale: scale, dtype: dt}
 	kernel.GemmNN(f.queries.Data, c, queries.Data, qk, wk.Data, c, n, c, qk, kernel.Epilogue{})
 	for i := range n {
 		row := f.queries.Row(i)
@@ -45,7 +46,7 @@ func (f *foldedCross) sums(ctx context.Context, a *tensor.Arena, dst tensor.Tens
 		return f.gridSums(ctx, a, dst, g, opt)
 	}
 	n, c := dst.Dim(0), dst.Dim(1)
-	var s kernel.Stream
+	s := kernel.Stream{DType: f.dtype}
 	s.Start(1, 0, c, c, n, f.scale, f.queries.Data, c)
 	err := eachBlock(ctx, a, in, opt.block(c), func(rows tensor.Tensor, bias []float32) {
 		kernel.LayerNorm(rows.Data, rows.Data, c, c, rows.Dim(0), c, nil, nil, f.norm.Eps)

@@ -73,7 +73,7 @@ func newSelfLayer(s weights.Scope, p shape) selfLayer {
 		key:    nn.NewLinear(self.At("key"), p.query, p.qk),
 		value:  nn.NewLinear(self.At("value"), p.query, p.v),
 		output: nn.NewLinear(att.At("output", "dense"), p.v, p.query),
-		heads:  nn.Heads{Heads: p.heads, Scale: p.scale()},
+		heads:  nn.Heads{Heads: p.heads, Scale: p.scale(), DType: s.ComputeDType()},
 		ff:     newFeedForward(s, p.query, p.widening, p.act),
 	}
 }

@@ -51,7 +51,7 @@ func (m *MultimodalAutoencoder) pointQuestion(a *tensor.Arena, memory Memory, it
 		m.shortQueries(q, p, k, width, from)
 		kernel.Attention(&kernel.AttnArgs{
 			Heads: 1, QK: width + 2, V: e, Scale: d.scale(), L: to - from, S: keys.Dim(0), Q: q.Data, LDQ: width + 2,
-			K: keys.Data, LDK: width + 2, VV: values.Data, LDV: e, Out: y.Data, LDO: e, KeyBias: bias,
+			K: keys.Data, LDK: width + 2, VV: values.Data, LDV: e, Out: y.Data, LDO: e, KeyBias: bias, DType: d.dtype,
 		})
 		return nil
 	}}

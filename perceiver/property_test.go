@@ -253,6 +253,34 @@ func TestFastEqualsPlain(t *testing.T) {
 	}
 }
 
+// TestNarrow: narrower arithmetic gives about the same, and the same bits in any company.
+func TestNarrow(t *testing.T) {
+	for _, dt := range []kernel.DType{kernel.BF16, kernel.Int8, kernel.F16W, kernel.BF16W} {
+		for _, s := range subjects {
+			t.Run(dt.String()+"/"+s.name, func(t *testing.T) {
+				want := result(t, s, build(t, s.config, perceiver.Options{}), []int{0})[0]
+				net, err := weights.Bind(weights.Random(7), func(w weights.Scope) (perceiver.Network, error) {
+					return perceiver.Load([]byte(s.config), w, perceiver.Options{})
+				}, weights.Options{DType: dt})
+				if err != nil {
+					t.Fatal(err)
+				}
+				both := result(t, s, net, []int{1, 0})
+				got := result(t, s, net, []int{0})[0]
+				sameBits(t, "in company", both[1], got)
+				var off, size float64
+				for i, x := range want {
+					d := float64(got[i] - x)
+					off, size = off+d*d, size+float64(x)*float64(x)
+				}
+				if r := math.Sqrt(off / size); r > 0.1 {
+					t.Errorf("off by %.1f%%", 100*r)
+				}
+			})
+		}
+	}
+}
+
 // TestDropped: rows that the mask drops do not matter, and leaving them out gives the same up to
 // rounding.
 func TestDropped(t *testing.T) {

@@ -15,6 +15,8 @@ type Heads struct {
 	KVHeads int // 0 means Heads
 	Scale   float32
 	Causal  bool // query i sees keys j ≤ i+S−L
+	// DType BF16 multiplies in bfloat16; every other value means float32.
+	DType kernel.DType
 	// KeyBias is added to every score of a key: B×S, or B×Heads×S; empty for none.
 	KeyBias tensor.Tensor
 	// Mask is added to the scores of every head: B×L×S, or L×S for the whole batch; empty
@@ -42,7 +44,7 @@ func (h Heads) Attend(a *tensor.Arena, q, k, v tensor.Tensor) tensor.Tensor {
 	}
 	args := kernel.AttnArgs{
 		Heads: h.Heads, KVHeads: kv, QK: qk, V: vw, Scale: h.Scale, L: l, S: s,
-		LDQ: q.Cols(), LDK: k.Cols(), LDV: v.Cols(), LDO: out.Cols(), Causal: h.Causal,
+		LDQ: q.Cols(), LDK: k.Cols(), LDV: v.Cols(), LDO: out.Cols(), Causal: h.Causal, DType: h.DType,
 	}
 	for i := range b {
 		args.Q = q.At(i).Data
