@@ -2,6 +2,7 @@ package conditioned
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/mmserve/mmserve/flamingo"
@@ -67,10 +68,14 @@ func runModel(ctx context.Context, a *tensor.Arena, c *refcase.Case) error {
 		prompts = append(prompts, prompt)
 	}
 	if !r.scored() {
-		return nil
+		return fmt.Errorf("conditioned: case %s: %w: %d rows for a vocabulary of %d", c.Name, ErrOutputLayer, m.LM.Scored(), m.LM.Config.Vocab)
 	}
 	return r.batch(ctx, prompts)
 }
+
+// ErrOutputLayer: a checkpoint without its resized output layer has no logits for the tokens
+// that were added, and those of the others are the base model's, not the trained one's.
+var ErrOutputLayer = errors.New("the files do not hold the whole output layer, so logits and text cannot be had from them")
 
 // scored reports whether the case's files hold the whole output layer. A checkpoint over a
 // LLaMA does not (see flamingo.Model.Scored): its logits cannot be had from its files, and
