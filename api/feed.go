@@ -1,12 +1,88 @@
 package api
 
 import (
+	"errors"
 	"io"
+
+	"github.com/mmserve/mmserve/internal/feed"
+	"github.com/mmserve/mmserve/pipeline"
+	"github.com/mmserve/mmserve/tensor"
+	"github.com/mmserve/mmserve/weights"
 )
 
-// feedDocument
-func feedDocument(target string) func(io.Writer, *Server, *job, []*result) error {
-	return func(w io.Writer, s *Server, j *job, results []*result) error {
-		return problem(codeNoTask, "the model has no soft tokens")
+// feedDocument writes soft tokens as a language model's server takes them. The request's
+// target may name another consumer of package feed.
+func feedDocument(consumer string) func(io.Writer, *Server, *job, []*result) error {
+	return func(w io.Writer, _ *Server, j *job, results []*result) error {
+		dt, err := dtypeOf(j.req.DType)
+		if err != nil {
+			return err
+		}
+		target, name := feed.Target{DType: dt}, consumer
+		if t := j.req.Target; t != nil {
+			target.Name, target.Hidden = t.LLM, t.Hidden
+			if t.Format != "" {
+				name = t.Format
+			}
+		}
+		if _, ok := feed.Known(name); !ok {
+			return fieldProblem("target.format", "is unknown: "+quote(name))
+		}
+		info := j.model.Info()
+		if err := feedError(feed.Check(name, info.SoftTokenKind, info.SoftTokenDim, target)); err != nil {
+			return err
+		}
+		values, err := softTokens(results)
+		if err != nil {
+			return err
+		}
+		return feedError(feed.Write(w, name, feed.Latents{Kind: info.SoftTokenKind, Data: values, Model: j.req.Model}, target, feed.Extra{}))
 	}
+}
+
+// softTokens is the soft tokens of every item, items×n×W. One failed item fails them all: a
+// consumer could not tell whose are missing.
+func softTokens(results []*result) (tensor.Tensor, error) {
+	var all []float32
+	var shape []int
+	for _, r := range results {
+		if r.err != nil {
+			return tensor.Tensor{}, r.err
+		}
+		if r.encoding == nil || r.encoding.SoftTokens.Data == nil {
+			return tensor.Tensor{}, fieldProblem("output", "must name "+pipeline.OutputSoftTokens+" for this format")
+		}
+		shape = r.encoding.SoftTokens.Shape
+		all = append(all, r.encoding.SoftTokens.Data...)
+	}
+	return tensor.Of(all, append([]int{len(results)}, shape...)...), nil
+}
+
+// feedError says which refusals are the request's fault.
+func feedError(err error) error {
+	if refusal := new(feed.Refusal); errors.As(err, &refusal) {
+		p := problem(codeBadInput, refusal.Reason)
+		p.Field = "target"
+		return p
+	}
+	return err
+}
+
+// encodeTensor stores a tensor in a type; a value that is not finite there is an error.
+func encodeTensor(t tensor.Tensor, dt weights.DType) (weights.Raw, error) {
+	raw, err := weights.Encode(t, dt)
+	if err != nil {
+		return raw, err
+	}
+	return raw, finite(raw.Tensor())
+}
+
+// finite is an error when a tensor holds a NaN or an infinity.
+func finite(t tensor.Tensor) error {
+	for _, v := range t.Data {
+		if v-v != 0 {
+			return pipeline.ErrNotFinite
+		}
+	}
+	return nil
 }

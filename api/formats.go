@@ -156,10 +156,10 @@ func tensorJSON(t tensor.Tensor, req *workRequest) (*wireTensor, error) {
 	}
 	out := &wireTensor{Shape: t.Shape, DType: weights.DType(strings.ToLower(string(dt))), Order: "row-major"}
 	if req.Encoding == "float" {
-		out.Data = t.Data
-		return out, nil
+		out.DType, out.Data = "f32", t.Data
+		return out, finite(t)
 	}
-	raw, err := weights.Encode(t, dt)
+	raw, err := encodeTensor(t, dt)
 	if err != nil {
 		return nil, err
 	}
@@ -193,10 +193,7 @@ type wireResultBody struct {
 func (s *Server) wireResult(ctx context.Context, j *job, i int, r *result) (*wireResultBody, error) {
 	body := &wireResultBody{ID: r.id, Index: i, Status: "ok", Plan: &r.plan}
 	if r.err != nil {
-		body.Status, body.Plan, body.Error = "error", nil, asProblem(ctx, r.err)
-		body.Error.Item = &i
-		s.metrics.problem(body.Error.Code)
-		s.Log.Log(ctx, body.Error.logLevel(), "item", "id", ctx.Value(requestIDKey{}), "item", i, "code", body.Error.Code, "error", r.err.Error())
+		s.itemFailed(ctx, body, r.err)
 		return body, nil
 	}
 	var fields []struct {
@@ -229,12 +226,27 @@ func (s *Server) wireResult(ctx context.Context, j *job, i int, r *result) (*wir
 	}
 	for _, f := range fields {
 		t, err := tensorJSON(f.t, j.req)
+		if err != nil && len(j.items) > 1 && !j.req.Atomic {
+			r.err = err
+			failed := &wireResultBody{ID: r.id, Index: i}
+			s.itemFailed(ctx, failed, err)
+			return failed, nil
+		}
 		if err != nil {
 			return nil, err
 		}
 		*f.dst = t
 	}
 	return body, nil
+}
+
+// itemFailed words the failure of one item among others.
+func (s *Server) itemFailed(ctx context.Context, body *wireResultBody, err error) {
+	p := asProblem(ctx, err)
+	p.Item = &body.Index
+	body.Status, body.Plan, body.Error = "error", nil, p
+	s.metrics.problem(p.Code)
+	s.Log.Log(ctx, p.logLevel(), "item", "id", ctx.Value(requestIDKey{}), "item", body.Index, "code", p.Code, "error", err.Error())
 }
 
 // document is the JSON answer of the native routes.
@@ -308,10 +320,10 @@ func tensorDocument(write func(io.Writer, tensor.Tensor, weights.DType) error) f
 		if err != nil {
 			return err
 		}
-		if err := write(w, t, dt); err != nil {
-			return fieldProblem("dtype", err.Error())
+		if _, err := encodeTensor(t, dt); err != nil {
+			return err
 		}
-		return nil
+		return write(w, t, dt)
 	}
 }
 
@@ -325,7 +337,7 @@ func rawDocument(w io.Writer, _ *Server, j *job, results []*result) error {
 	if err != nil {
 		return err
 	}
-	raw, err := weights.Encode(t, dt)
+	raw, err := encodeTensor(t, dt)
 	if err != nil {
 		return err
 	}
@@ -350,6 +362,9 @@ func safetensorsDocument(w io.Writer, _ *Server, j *job, results []*result) erro
 			return problem(codeBadRequest, "this format holds the tensors of an encode request")
 		}
 		for name, t := range tensors(r.encoding) {
+			if _, err := encodeTensor(t, dt); err != nil {
+				return err
+			}
 			all[fmt.Sprintf("%d.%s", i, name)] = t
 		}
 	}

@@ -353,6 +353,9 @@ func writeOIP(w http.ResponseWriter, _ *http.Request, req *oipRequest, asked []o
 				return fieldProblem("outputs", quote(o.Name)+" differs in size between items; ask one item at a time")
 			}
 			flat = append(flat, t.Data...)
+			if err := finite(t); err != nil {
+				return err
+			}
 		}
 		binaryOut, said := o.Parameters["binary_data"].(bool)
 		if binaryOut || all && !said {

@@ -63,6 +63,9 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 			v.Data, v.Shape = v.Data[:req.Dimensions], []int{req.Dimensions}
 		}
 		unit(v)
+		if err := finite(v); err != nil {
+			return err
+		}
 		tokens += res.plan.Rows
 		entry := map[string]any{"object": "embedding", "index": i, "embedding": v.Data}
 		if req.Format == "base64" {

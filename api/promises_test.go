@@ -1,0 +1,486 @@
+package api_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mmserve/mmserve/api"
+	"github.com/mmserve/mmserve/pipeline"
+)
+
+// untouched is a body that fails the test when it is read.
+type untouched struct{ t *testing.T }
+
+func (u untouched) Read([]byte) (int, error) {
+	u.t.Error("the body of a request that is shed was read")
+	return 0, io.EOF
+}
+func (u untouched) Close() error { return nil }
+
+// A full queue refuses at once, before the body is read, with 503 and when to come again.
+func TestShedBeforeTheBodyIsRead(t *testing.T) {
+	f := newFake(1e9)
+	s := newSite(t, &api.Server{Store: f.store(), Slots: 1, Capacity: 2e9})
+	var wg sync.WaitGroup
+	for range 2 { // one runs, one waits
+		wg.Go(func() { s.want(s.post("/v1/encode", texts("", "block")), 200) })
+	}
+	<-f.started
+	await(t, func() bool {
+		return strings.Contains(string(s.do("GET", "/metrics", nil).body), "mmserve_queue_waiting 1")
+	})
+	r := httptest.NewRequest("POST", "/v1/encode", nil)
+	r.Body, r.ContentLength = untouched{t}, 1000
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	s.api.Handler().ServeHTTP(w, r)
+	if w.Code != 503 || w.Header().Get("Retry-After") == "" {
+		t.Errorf("%d, Retry-After %q: %s", w.Code, w.Header().Get("Retry-After"), w.Body)
+	}
+	var p api.Problem
+	json.Unmarshal(w.Body.Bytes(), &p)
+	if p.Code != "saturated" || p.RetryAfter < 1000 {
+		t.Errorf("%+v", p)
+	}
+	if a := s.do("GET", "/healthz", nil); a.status != 200 {
+		t.Errorf("health while saturated: %d", a.status)
+	}
+	close(f.gate)
+	wg.Wait()
+	s.want(s.post("/v1/encode", texts("", "again")), 200)
+}
+
+// await polls for a state that another goroutine is about to reach.
+func await(t *testing.T, reached func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !reached(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatal("the state was not reached in 20 s")
+		}
+	}
+}
+
+// A key's own quota answers 429, and its neighbour's key still works.
+func TestQuota(t *testing.T) {
+	f := newFake(1)
+	keys := new(api.Keys)
+	if err := keys.Set([]api.Key{
+		{Name: "a", Hash: api.HashKey("A"), Scopes: []api.Scope{api.ScopeEncode}, Rate: 0.001},
+		{Name: "b", Hash: api.HashKey("B"), Scopes: []api.Scope{api.ScopeEncode}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, &api.Server{Store: f.store(), Keys: keys})
+	s.want(s.post("/v1/encode", texts("", "x"), "Authorization", "Bearer A"), 200)
+	a := s.want(s.post("/v1/encode", texts("", "x"), "X-API-Key", "A"), 429)
+	if a.code(t) != "quota_exceeded" || a.header.Get("Retry-After") == "" {
+		t.Errorf("%v %s", a.header, a.body)
+	}
+	s.want(s.post("/v1/encode", texts("", "x"), "Authorization", "Bearer B"), 200)
+}
+
+// A deadline and a client's departure end the work itself.
+func TestDeadlineAndDepartureStopWork(t *testing.T) {
+	f := newFake(1)
+	s := newSite(t, &api.Server{Store: f.store(), Slots: 4})
+	for name, send := range map[string]func() answer{
+		"field":  func() answer { return s.post("/v1/encode", texts(`"deadline_ms":1,`, "block")) },
+		"header": func() answer { return s.post("/v1/encode", texts("", "block"), "X-Request-Timeout-Ms", "1") },
+		"oip": func() answer {
+			return s.post("/v2/models/fake/infer", `{"parameters":{"timeout":1},"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["block"]}]}`)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := s.want(send(), 504)
+			if !strings.Contains(string(a.body), "deadline_exceeded") {
+				t.Errorf("%s", a.body)
+			}
+		})
+	}
+	drain(f)
+	ctx, cancel := context.WithCancel(t.Context())
+	req, _ := http.NewRequestWithContext(ctx, "POST", s.URL+"/v1/encode", strings.NewReader(texts("", "block")))
+	req.Header.Set("Content-Type", "application/json")
+	go func() {
+		<-f.started
+		cancel()
+	}()
+	if _, err := s.Client().Do(req); err == nil {
+		t.Error("a cancelled request was answered")
+	}
+	if err := <-f.ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("work ended by %v", err)
+	}
+	for _, ms := range []string{"9223372036854775807", "0", "-5", "x"} { // absurd deadlines are no deadlines
+		s.want(s.post("/v1/encode", texts("", "x"), "X-Request-Timeout-Ms", ms), 200)
+	}
+	s.want(s.post("/v1/encode", texts(`"deadline_ms":9223372036854775807,`, "x")), 200)
+}
+
+func drain(f *fake) {
+	for {
+		select {
+		case <-f.started:
+		case <-f.ended:
+		default:
+			return
+		}
+	}
+}
+
+// One bad item never harms its neighbours, whatever it does and wherever it stands.
+func TestPoison(t *testing.T) {
+	f := newFake(1)
+	s := newSite(t, &api.Server{Store: f.store()})
+	for _, poison := range []string{"panic", "plan panic", "fail", "withheld", "nan", "code malformed", "code too_large"} {
+		for at := range 3 {
+			words := []string{"a", "bb", "ccc"}
+			words[at] = poison
+			a := s.want(s.post("/v1/encode", texts(`"encoding":"float",`, words...)), 200)
+			if bytes.Contains(a.body, []byte("secret")) || bytes.Contains(a.body, []byte("NaN")) {
+				t.Errorf("%s: the answer tells too much: %s", poison, a.body)
+			}
+			doc := a.json(t)
+			if doc["errors"] != 1.0 {
+				t.Fatalf("%s at %d: %s", poison, at, a.body)
+			}
+			for i, d := range doc["data"].([]any) {
+				d := d.(map[string]any)
+				if ok := d["status"] == "ok"; ok != (i != at) {
+					t.Errorf("%s at %d: item %d is %v", poison, at, i, d["status"])
+				}
+				if i != at {
+					if got := d["latents"].(map[string]any)["data"].([]any)[0]; got != float64(i+1) {
+						t.Errorf("%s at %d: item %d is %v", poison, at, i, got)
+					}
+				} else if d["error"].(map[string]any)["item"] != float64(at) {
+					t.Errorf("%s at %d: error %v", poison, at, d["error"])
+				}
+			}
+			if a := s.post("/v1/encode", texts(`"atomic":true,`, words...)); a.status < 400 {
+				t.Errorf("%s at %d, atomic: %d", poison, at, a.status)
+			}
+		}
+	}
+}
+
+// Numbers that are not finite never leave, in any format or type.
+func TestNotFinite(t *testing.T) {
+	s := newSite(t, &api.Server{Store: newFake(1).store()})
+	for _, format := range []string{"json", "ndjson", "npy", "safetensors", "pt", "raw"} {
+		for _, c := range []struct{ word, dtype string }{{"nan", "f32"}, {"nan", "bf16"}, {"huge", "f16"}} {
+			a := s.post("/v1/encode", texts(`"format":"`+format+`","dtype":"`+c.dtype+`",`, c.word))
+			if a.status < 400 || !bytes.Contains(a.body, []byte("not_finite")) {
+				t.Errorf("%s %s as %s: %d %.200q", format, c.word, c.dtype, a.status, a.body)
+			}
+		}
+	}
+	if a := s.post("/v1/embeddings", `{"input":"nan"}`); a.status != 500 {
+		t.Errorf("embedding: %d %s", a.status, a.body)
+	}
+	if a := s.post("/v2/models/fake/infer", `{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["nan"]}],"parameters":{"binary_data_output":true}}`); a.status != 500 {
+		t.Errorf("open inference: %d %s", a.status, a.body)
+	}
+}
+
+// A panic is a 500 with an id that the log knows, and the process lives.
+func TestPanic(t *testing.T) {
+	s := newSite(t, &api.Server{Store: newFake(1).store()})
+	a := s.want(s.post("/v1/encode", texts("", "panic"), "X-Request-Id", "find-me"), 500)
+	if a.json(t)["request_id"] != "find-me" || bytes.Contains(a.body, []byte("secret")) {
+		t.Errorf("%s", a.body)
+	}
+	if log := s.log.String(); !strings.Contains(log, "find-me") || !strings.Contains(log, "secret detail") {
+		t.Error("the log does not tell of the panic")
+	}
+	s.want(s.post("/v1/encode", texts("", "x")), 200)
+	if id := s.do("GET", "/healthz", nil, "X-Request-Id", "no good\"").header.Get("X-Request-Id"); strings.Contains(id, " ") {
+		t.Errorf("a harmful id came back: %q", id)
+	}
+}
+
+// The same item gives the same bytes alone, in a batch, and under any concurrency.
+func TestBatchInvariance(t *testing.T) {
+	s := newSite(t, &api.Server{Slots: 4, MaxItems: 8})
+	words := []string{"a", "the second", "a third text that is longer than the others", "四"}
+	want := make([]string, len(words))
+	latents := func(d any) string { return d.(map[string]any)["latents"].(map[string]any)["data"].(string) }
+	for i, w := range words {
+		want[i] = latents(s.want(s.post("/v1/encode", texts("", w)), 200).json(t)["data"].([]any)[0])
+	}
+	for _, n := range []int{1, 2, 8} {
+		var wg sync.WaitGroup
+		for k := range n {
+			wg.Go(func() {
+				turned := append(append([]string{}, words[k%len(words):]...), words[:k%len(words)]...)
+				for i, d := range s.want(s.post("/v1/encode", texts("", turned...)), 200).json(t)["data"].([]any) {
+					if latents(d) != want[(i+k)%len(words)] {
+						t.Errorf("concurrency %d: item %d differs", n, i)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
+// Every route wants a key unless it is declared public, and then the right scope.
+func TestEveryRouteIsGuarded(t *testing.T) {
+	keys := new(api.Keys)
+	if err := keys.Set([]api.Key{
+		{Name: "encode", Hash: api.HashKey("E"), Scopes: []api.Scope{api.ScopeEncode}},
+		{Name: "none", Hash: api.HashKey("N")},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, &api.Server{Store: newFake(1).store(), Keys: keys})
+	public := map[string]bool{"/healthz": true, "/readyz": true, "/openapi.json": true, "/ui/*": true, "/": true, "/v2/health/live": true, "/v2/health/ready": true}
+	for _, rt := range api.Routes(s.api) {
+		path := strings.NewReplacer("{id}", "fake", "{model}", "fake", "{version}", "1", "*", "").Replace(rt.Path)
+		for _, c := range []struct {
+			key    string
+			status int
+		}{{"", 401}, {"wrong", 401}, {"N", 403}} {
+			a := s.do(rt.Method, path, nil, "Authorization", "Bearer "+c.key)
+			if public[rt.Path] {
+				if a.status == 401 || a.status == 403 {
+					t.Errorf("%s %s is public and answers %d", rt.Method, rt.Path, a.status)
+				}
+				continue
+			}
+			if a.status != c.status {
+				t.Errorf("%s %s with key %q: %d, want %d", rt.Method, rt.Path, c.key, a.status, c.status)
+			}
+		}
+		if rt.Scope == api.ScopeAdmin {
+			if a := s.do(rt.Method, path, nil, "Authorization", "Bearer E"); a.status != 403 {
+				t.Errorf("%s %s with an encode key: %d", rt.Method, rt.Path, a.status)
+			}
+		}
+	}
+	for _, bad := range [][]api.Key{
+		{{Name: "short", Hash: "ab"}}, {{Name: "scope", Hash: api.HashKey("x"), Scopes: []api.Scope{"root"}}},
+	} {
+		if err := keys.Set(bad); err == nil {
+			t.Error("bad keys were taken")
+		}
+	}
+	s.want(s.post("/v1/encode", texts("", "x"), "Authorization", "Bearer E"), 200) // and the old ones stay
+}
+
+// A body that stops coming is cut, and so is one over the limit.
+func TestSlowAndLargeBodies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &api.Server{Store: newFake(1).store()}
+		client, server := net.Pipe()
+		hs := &http.Server{Handler: s.Handler()}
+		go hs.Serve(&oneConn{conns: []net.Conn{server}, done: make(chan struct{})})
+		begin := time.Now()
+		go io.WriteString(client, "POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{")
+		resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != 408 {
+			t.Errorf("status %d, want 408", resp.StatusCode)
+		}
+		if took := time.Since(begin); took < time.Second || took > 20*time.Second {
+			t.Errorf("cut after %s", took)
+		}
+		client.Close()
+		hs.Close()
+	})
+	s := newSite(t, &api.Server{Store: newFake(1).store(), MaxBody: 1000, MaxItems: 2})
+	long := strings.Repeat("x", 2000)
+	if a := s.post("/v1/encode", texts("", long)); a.status != 413 || a.json(t)["limit"] != 1000.0 {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	req, _ := http.NewRequest("POST", s.URL+"/v1/encode", io.MultiReader(strings.NewReader(texts("", long)))) // no length
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := s.Client().Do(req)
+	if err != nil || resp.StatusCode != 413 {
+		t.Errorf("chunked: %v %v", resp, err)
+	}
+	s.want(s.post("/v1/encode", texts("", "a", "b", "c")), 413)
+	s.want(s.post("/v1/encode", texts("", "a"), "Content-Encoding", "gzip"), 415)
+	s.want(s.do("POST", "/v1/encode", []byte("a=b"), "Content-Type", "application/x-www-form-urlencoded"), 415)
+}
+
+// oneConn listens to connections that are there already.
+type oneConn struct {
+	mu    sync.Mutex
+	conns []net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	l.mu.Lock()
+	if len(l.conns) > 0 {
+		c := l.conns[0]
+		l.conns = l.conns[1:]
+		l.mu.Unlock()
+		return c, nil
+	}
+	l.mu.Unlock()
+	<-l.done
+	return nil, net.ErrClosed
+}
+func (l *oneConn) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
+func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }
+
+// The bytes of all bodies together are bounded.
+func TestBodiesTogether(t *testing.T) {
+	f := newFake(1)
+	s := newSite(t, &api.Server{Store: f.store(), Slots: 8, Bodies: 1000})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		s.want(s.post("/v1/encode", `{"user":"`+strings.Repeat("x", 800)+`","inputs":[{"content":[{"type":"text","text":"block"}]}]}`), 200)
+	})
+	<-f.started
+	a := s.want(s.post("/v1/encode", texts(`"user":"`+strings.Repeat("x", 300)+`",`, "a")), 503)
+	if a.code(t) != "saturated" {
+		t.Errorf("%s", a.body)
+	}
+	s.want(s.post("/v1/encode", texts("", "a")), 200)
+	close(f.gate)
+	wg.Wait()
+	s.want(s.post("/v1/encode", texts(`"user":"`+strings.Repeat("x", 2000)+`",`, "a")), 200) // alone, it may be larger
+}
+
+// What a request says never becomes a metric's label.
+func TestMetricLabelsAreBounded(t *testing.T) {
+	s := newSite(t, &api.Server{Store: newFake(1).store()})
+	series := func() int { return strings.Count(string(s.do("GET", "/metrics", nil).body), "\n") }
+	ask := func(i int) {
+		s.do("GET", fmt.Sprintf("/made-up/%d", i), nil)
+		s.do("GET", fmt.Sprintf("/v1/models/m%d", i), nil)
+		s.do(fmt.Sprintf("VERB%d", i), "/v1/models", nil)
+		s.post("/v1/encode", texts(fmt.Sprintf(`"model":"m%d",`, i), "x"))
+		s.post("/v1/encode", fmt.Sprintf(`{"inputs":[{"content":[{"type":"kind%d","data":"eA=="}]}]}`, i))
+	}
+	ask(0)
+	series() // counts itself from the next on
+	before := series()
+	for i := 1; i < 200; i++ {
+		ask(i)
+	}
+	if after := series(); after != before {
+		t.Errorf("series grew from %d to %d lines", before, after)
+	}
+}
+
+// /readyz follows the canary, and draining.
+func TestReady(t *testing.T) {
+	f := newFake(1)
+	s := newSite(t, &api.Server{Store: f.store()})
+	s.want(s.do("GET", "/readyz", nil), 503) // nothing has been tried yet
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { s.api.Watch(ctx) })
+	await(t, func() bool { return s.do("GET", "/readyz", nil).status == 200 })
+	s.want(s.do("GET", "/v2/health/ready", nil), 200)
+	f.broken.Store(true)
+	await(t, func() bool { return s.do("GET", "/readyz", nil).status == 503 })
+	s.want(s.do("GET", "/healthz", nil), 200)
+	f.broken.Store(false)
+	await(t, func() bool { return s.do("GET", "/readyz", nil).status == 200 })
+	s.api.Drain()
+	s.want(s.do("GET", "/readyz", nil), 503)
+	s.want(s.post("/v1/encode", texts("", "x")), 200) // what still comes is served
+	cancel()
+	wg.Wait()
+}
+
+// Hostile and broken media are refused with a problem that names the reason; nothing is slow
+// or large.
+func TestHostileMedia(t *testing.T) {
+	s := newSite(t, &api.Server{Slots: 2})
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	n := 0
+	for _, pattern := range []string{
+		"image/png_header_60000x60000.png", "image/gif_screen_65535.gif", "image/webp_vp8x_16384.webp", "audio/flac_bomb_12h.flac",
+		"audio/hound-oom*.wav", "audio/hound-crash*.wav", "audio/wav_channels_65535.wav", "pointcloud/ply_le_count_*.ply",
+		"pointcloud/pcd_width_huge.pcd", "pointcloud/npy_shape_overflow.npy", "image/jpeg_truncated_200.jpg", "image/empty.png",
+	} {
+		files, _ := filepath.Glob(filepath.Join(mediaDir, filepath.FromSlash(pattern)))
+		for _, file := range files {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+			for _, route := range []string{"/v1/encode", "/v1/plan"} {
+				a := s.do("POST", route+"?name="+filepath.Base(file), b)
+				if route == "/v1/encode" && (a.status < 400 || a.status >= 500) {
+					t.Errorf("%s: %d %.200s", filepath.Base(file), a.status, a.body)
+				}
+			}
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if n < 12 {
+		t.Errorf("only %d hostile files", n)
+	}
+	if grown := after.Sys - before.Sys; grown > 256<<20 {
+		t.Errorf("the process grew by %d MiB", grown>>20)
+	}
+}
+
+// Reloading under load never fails a request, and a broken model leaves the old one live.
+func TestReloadUnderLoad(t *testing.T) {
+	f := newFake(1)
+	st := &pipeline.Store{}
+	var broken bool
+	var mu sync.Mutex
+	st.Add("fake", func(context.Context) (pipeline.Model, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if broken {
+			return nil, errors.New("fake: broken file")
+		}
+		return f, nil
+	})
+	s := newSite(t, &api.Server{Store: st, Slots: 4})
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					s.want(s.post("/v1/encode", texts("", "x")), 200)
+				}
+			}
+		})
+	}
+	for i := range 200 {
+		mu.Lock()
+		broken = i%2 == 1
+		mu.Unlock()
+		if a := s.post("/admin/v1/models/fake/reload", ""); (a.status == 200) != (i%2 == 0) {
+			t.Errorf("reload %d: %d %s", i, a.status, a.body)
+		}
+	}
+	close(stop)
+	wg.Wait()
+}

@@ -1,0 +1,182 @@
+package pipeline_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/mmserve/mmserve/pipeline"
+)
+
+// sized is a model of a size that does nothing.
+type sized struct {
+	pipeline.Model
+	bytes  int64
+	digest string
+}
+
+func (m sized) Info() pipeline.Info { return pipeline.Info{Bytes: m.bytes, Digest: m.digest} }
+
+// opens counts how often a model of a size is opened.
+func opens(bytes int64, n *atomic.Int64) func(context.Context) (pipeline.Model, error) {
+	return func(context.Context) (pipeline.Model, error) {
+		n.Add(1)
+		return sized{bytes: bytes, digest: "sha256:abc123"}, nil
+	}
+}
+
+// states is "name=state …".
+func states(s *pipeline.Store) string {
+	var out []string
+	for _, st := range s.Status() {
+		out = append(out, st.Name+"="+st.State)
+	}
+	return strings.Join(out, " ")
+}
+
+func acquire(t *testing.T, s *pipeline.Store, name string) func() {
+	t.Helper()
+	_, release, err := s.Acquire(t.Context(), name)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return release
+}
+
+func TestStoreEvictsTheLeastRecentlyUsed(t *testing.T) {
+	var n atomic.Int64
+	s := &pipeline.Store{Budget: 20}
+	for _, name := range []string{"a", "b", "c"} {
+		s.Add(name, opens(10, &n))
+	}
+	acquire(t, s, "a")()
+	acquire(t, s, "b")()
+	acquire(t, s, "a")()
+	acquire(t, s, "c")()
+	if got := states(s); got != "a=loaded b=unloaded c=loaded" {
+		t.Errorf("after c: %s", got)
+	}
+	releaseA, releaseC := acquire(t, s, "a"), acquire(t, s, "c")
+	if _, _, err := s.Acquire(t.Context(), "b"); !errors.Is(err, pipeline.ErrBudget) {
+		t.Errorf("with all in use: %v", err)
+	}
+	releaseC()
+	releaseC() // twice does no harm
+	acquire(t, s, "b")()
+	if got := states(s); got != "a=loaded b=loaded c=unloaded" {
+		t.Errorf("a is in use, c is not: %s", got)
+	}
+	releaseA()
+	s.Add("huge", opens(21, &n))
+	if _, _, err := s.Acquire(t.Context(), "huge"); !errors.Is(err, pipeline.ErrBudget) {
+		t.Errorf("larger than the budget: %v", err)
+	}
+	if st := s.Status(); st[3].State != "failed" || st[3].Error == "" {
+		t.Errorf("%+v", st[3])
+	}
+}
+
+func TestStoreLoadsOnce(t *testing.T) {
+	var n atomic.Int64
+	gate := make(chan struct{})
+	s := new(pipeline.Store)
+	s.Add("m", func(ctx context.Context) (pipeline.Model, error) {
+		<-gate
+		return opens(1, &n)(ctx)
+	})
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() { acquire(t, s, "m")() })
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	wg.Go(func() { // who leaves does not wait, and stops nobody else
+		if _, _, err := s.Acquire(gone, "m"); err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	close(gate)
+	wg.Wait()
+	if n.Load() != 1 {
+		t.Errorf("opened %d times", n.Load())
+	}
+}
+
+func TestStoreFailures(t *testing.T) {
+	s := new(pipeline.Store)
+	if _, _, err := s.Acquire(t.Context(), "none"); !errors.Is(err, pipeline.ErrNoModel) {
+		t.Error(err)
+	}
+	var calls int
+	s.Add("m", func(context.Context) (pipeline.Model, error) {
+		switch calls++; calls {
+		case 1:
+			return nil, errors.New("disk full")
+		case 2:
+			panic("bad file")
+		}
+		return sized{bytes: 1, digest: "sha256:abc123"}, nil
+	})
+	for _, want := range []string{"disk full", "bad file"} {
+		if _, _, err := s.Acquire(t.Context(), "m"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		if got := states(s); got != "m=failed" {
+			t.Error(got)
+		}
+	}
+	acquire(t, s, "m")() // and the next try may succeed
+	acquire(t, s, "m@abc")()
+	acquire(t, s, "m@sha256:abc123")()
+	if _, _, err := s.Acquire(t.Context(), "m@ff"); !errors.Is(err, pipeline.ErrNoModel) {
+		t.Errorf("another digest: %v", err)
+	}
+	if st := s.Status(); st[0].Users != 0 {
+		t.Errorf("%d users are left", st[0].Users)
+	}
+	for name, f := range map[string]func(string) error{"unload": s.Unload, "remove": s.Remove} {
+		if err := f("none"); !errors.Is(err, pipeline.ErrNoModel) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := f("m"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if states(s) != "" {
+		t.Error(states(s))
+	}
+}
+
+func TestStoreReloadIsAllOrNothing(t *testing.T) {
+	digest, broken := "sha256:01", false
+	s := new(pipeline.Store)
+	s.Add("m", func(context.Context) (pipeline.Model, error) {
+		if broken {
+			return nil, errors.New("broken")
+		}
+		return sized{digest: digest}, nil
+	})
+	old, release, err := s.Acquire(t.Context(), "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest = "sha256:02"
+	if err := s.Reload(t.Context(), "m"); err != nil {
+		t.Fatal(err)
+	}
+	if old.Info().Digest != "sha256:01" {
+		t.Error("a user's model changed under it")
+	}
+	release()
+	broken = true
+	if err := s.Reload(t.Context(), "m"); err == nil {
+		t.Error("a broken reload succeeded")
+	}
+	acquire(t, s, "m@02")()
+	if err := s.Reload(t.Context(), "none"); !errors.Is(err, pipeline.ErrNoModel) {
+		t.Error(err)
+	}
+}
