@@ -83,6 +83,7 @@ func (d *Decoder) Width() int {
 type Memory struct {
 	keys, values tensor.Tensor // B×N×qk, B×N×v; B×N×E both when folded
 	bias         tensor.Tensor // B×N, added to every score of a key; empty when not folded
+	narrow       tensor.Tensor // B×N×v: values before the output projection; only when folded
 }
 
 // Remember projects latents (B×N×D) to what Decode reads, as scratch.
@@ -97,11 +98,15 @@ func (d *Decoder) Remember(a *tensor.Arena, latents tensor.Tensor) Memory {
 		a.Release(mark)
 		return m
 	}
-	m := Memory{keys: a.New(b, n, d.shape.query), values: a.New(b, n, d.shape.query), bias: a.New(b, n)}
+	m := Memory{
+		keys: a.New(b, n, d.shape.query), values: a.New(b, n, d.shape.query),
+		bias: a.New(b, n), narrow: a.New(b, n, d.v),
+	}
 	mark := a.Mark()
 	x := d.knorm.Forward(a, latents)
 	d.folded.keys(m, d.key.Forward(a, x), d.scale())
-	d.output.Into(m.values, d.value.Forward(a, x), kernel.Epilogue{})
+	d.value.Into(m.narrow, x, kernel.Epilogue{})
+	d.output.Into(m.values, m.narrow, kernel.Epilogue{})
 	a.Release(mark)
 	return m
 }

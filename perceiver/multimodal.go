@@ -104,9 +104,17 @@ func (m *MultimodalAutoencoder) decoder(c Config, p weights.Scope, samples int, 
 	if m.Decoder.folded == nil {
 		return
 	}
+	var thin *lean
+	if v < e {
+		thin = newLean(dec.At("decoder"), m.Decoder.shape)
+	}
 	final := newAffine(dec.At("decoder", "final_layer"), e, c.OutputChannels)
 	for i, l := range m.heads {
 		head := newAffine(post.At(modalityNames[i], "classifier"), c.OutputChannels, l.Out())
+		if thin != nil {
+			m.tails[i] = newLeanTail(dec.At("decoder"), m.Decoder.shape, head.after(final), thin)
+			continue
+		}
 		m.tails[i] = newTail(dec.At("decoder"), m.Decoder.shape, head.after(final))
 	}
 }

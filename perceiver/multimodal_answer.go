@@ -42,16 +42,19 @@ func (m *MultimodalAutoencoder) answer(ctx context.Context, a *tensor.Arena, mem
 
 // pointQuestion asks the points of modality k of element item.
 func (m *MultimodalAutoencoder) pointQuestion(a *tensor.Arena, memory Memory, item int, p Points, k, width int) question {
-	d, e := m.Decoder, m.out.width
-	keys, values, bias := m.shortKeys(a, memory.keys.At(item), k, width), memory.values.At(item), memory.bias.Row(item)
-	return question{item: item, n: p.counts()[k], block: d.opt.block(e), attend: func(a *tensor.Arena, y tensor.Tensor, from, to int) error {
+	d, values := m.Decoder, memory.values.At(item)
+	if m.tails[k].lean != nil {
+		values = memory.narrow.At(item)
+	}
+	keys, bias, v := m.shortKeys(a, memory.keys.At(item), k, width), memory.bias.Row(item), values.Cols()
+	return question{item: item, n: p.counts()[k], block: d.opt.block(m.out.width), width: v, attend: func(a *tensor.Arena, y tensor.Tensor, from, to int) error {
 		mark := a.Mark()
 		defer a.Release(mark)
 		q := a.New(to-from, width+2)
 		m.shortQueries(q, p, k, width, from)
 		kernel.Attention(&kernel.AttnArgs{
-			Heads: 1, QK: width + 2, V: e, Scale: d.scale(), L: to - from, S: keys.Dim(0), Q: q.Data, LDQ: width + 2,
-			K: keys.Data, LDK: width + 2, VV: values.Data, LDV: e, Out: y.Data, LDO: e, KeyBias: bias, DType: d.dtype,
+			Heads: 1, QK: width + 2, V: v, Scale: d.scale(), L: to - from, S: keys.Dim(0), Q: q.Data, LDQ: width + 2,
+			K: keys.Data, LDK: width + 2, VV: values.Data, LDV: v, Out: y.Data, LDO: v, KeyBias: bias, DType: d.dtype,
 		})
 		return nil
 	}}

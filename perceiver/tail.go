@@ -18,6 +18,7 @@ import (
 type tail struct {
 	y, h *kernel.Packed // F'×E, F'×hidden
 	bias []float32
+	lean *lean // the way from the attention's result to h; nil for the decoder's own
 }
 
 // affine is a Linear at hand as it is stored.
@@ -51,11 +52,22 @@ func newTail(s weights.Scope, p shape, last affine) tail {
 	return tail{y: last.packed(), h: all.packed(), bias: all.b}
 }
 
+// newLeanTail is newTail over averaged values in place of y = Wo m + bo; see lean.
+func newLeanTail(s weights.Scope, p shape, last affine, l *lean) tail {
+	t := newTail(s, p, last)
+	out := newAffine(s.At("decoding_cross_attention", "attention", "output", "dense"), p.v, p.query)
+	y := affine{w: last.w, b: make([]float32, len(last.b))}.after(out)
+	kernel.Add(t.bias, t.bias, y.b)
+	t.y, t.lean = y.packed(), l
+	return t
+}
+
 // question is the queries for one element of a batch of a folded decoder (see foldedQuery).
 type question struct {
 	item, n int
 	block   int // rows of a chunk
-	// attend writes the attention's result for queries [from,to), rows×E.
+	width   int // E, or v with a lean tail
+	// attend writes the attention's result for queries [from,to), rows×width.
 	attend func(a *tensor.Arena, y tensor.Tensor, from, to int) error
 }
 
@@ -74,7 +86,7 @@ func (d *Decoder) answer(ctx context.Context, a *tensor.Arena, questions []quest
 			to := min(from+q.block, q.n)
 			done += to - from
 			mark := a.Mark()
-			y := a.New(to-from, d.shape.query)
+			y := a.New(to-from, q.width)
 			err := q.attend(a, y, from, to)
 			if err == nil {
 				err = out(q.item, from, d.finish(a, y, t))
@@ -88,10 +100,15 @@ func (d *Decoder) answer(ctx context.Context, a *tensor.Arena, questions []quest
 	return step(ctx, "decode", total, total)
 }
 
-// finish returns the answers (rows×F') to the attention's results y (rows×E) as scratch.
+// finish returns the answers (rows×F') to the attention's results y as scratch.
 func (d *Decoder) finish(a *tensor.Arena, y tensor.Tensor, t tail) tensor.Tensor {
 	n, e, f := y.Dim(0), y.Dim(1), len(t.bias)
-	h := d.ff.mlp.Up.ForwardAct(a, d.ff.norm.Forward(a, y), d.ff.mlp.Act)
+	var h tensor.Tensor
+	if t.lean != nil {
+		h = t.lean.hidden(a, y)
+	} else {
+		h = d.ff.mlp.Up.ForwardAct(a, d.ff.norm.Forward(a, y), d.ff.mlp.Act)
+	}
 	z := a.New(n, f)
 	kernel.Gemm(z.Data, f, y.Data, e, n, t.y, kernel.Epilogue{Bias: t.bias})
 	kernel.Gemm(z.Data, f, h.Data, h.Cols(), n, t.h, kernel.Epilogue{Add: true})
@@ -111,7 +128,7 @@ func (d *Decoder) gridQuestion(a *tensor.Arena, item int, g gridInput, m Memory)
 	})
 	stats := g.stats(normEps)
 	lines := max(1, max(d.opt.block(e), 2048)/g.across)
-	return question{item: item, n: g.lines * g.across, block: lines * g.across, attend: func(a *tensor.Arena, y tensor.Tensor, from, to int) error {
+	return question{item: item, n: g.lines * g.across, block: lines * g.across, width: e, attend: func(a *tensor.Arena, y tensor.Tensor, from, to int) error {
 		mark := a.Mark()
 		defer a.Release(mark)
 		n := to - from
