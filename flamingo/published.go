@@ -71,6 +71,7 @@ type published struct {
 	UseSampler *bool  `json:"use_resampler"`
 	EOS        *int   `json:"eos_token_id"`
 	ImageToken *int   `json:"image_token_id"`
+	SoftToken  *int   `json:"soft_token_id"`
 	Vision     struct {
 		EmbedDim   int `json:"embed_dim"`
 		HiddenSize int `json:"hidden_size"`
@@ -124,6 +125,8 @@ func (p published) config() (Config, error) {
 		return p.idefics()
 	case "idefics2":
 		return p.idefics2()
+	case "minicpmv":
+		return p.miniCPMV()
 	}
 	return Config{}, fmt.Errorf("flamingo: config: no language model is known for model_type %q", p.ModelType)
 }
@@ -309,6 +312,17 @@ func (p published) idefics2() (Config, error) {
 		c.Tied = *p.Tied
 	}
 	return c, nil
+}
+
+// miniCPMV reads the Qwen2 inside MiniCPM-V 2.6, whose fields lie at the top. Soft tokens
+// replace <unk>, whose id the tokenizer knows: "soft_token_id" states it.
+func (p published) miniCPMV() (Config, error) {
+	p.ModelType = "qwen2"
+	c, err := p.llama()
+	if p.SoftToken != nil {
+		c.Soft = *p.SoftToken
+	}
+	return c, err
 }
 
 func headDim(c Config, own int) int {

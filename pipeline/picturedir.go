@@ -58,6 +58,8 @@ func layoutOf(d *Dir) (*layout, error) {
 		err = l.ipAdapter(d)
 	case "idefics", "idefics2":
 		l.tok, err = readTokenizer(d, "tokenizer.json")
+	case "minicpmv":
+		err = l.miniCPMV(d)
 	default:
 		err = fmt.Errorf("pipeline: %s: model_type %q is no picture model", d.name(), kind)
 	}
@@ -150,6 +152,23 @@ func (l *layout) added(d *Dir, tok *tokenizer.Tokenizer) *tokenizer.Tokenizer {
 		more = append(more, "<PAD>")
 	}
 	return tok.With(more...)
+}
+
+// miniCPMV adds the id of the token that soft tokens replace.
+func (l *layout) miniCPMV(d *Dir) error {
+	var err error
+	if l.tok, err = readTokenizer(d, "tokenizer.json"); err != nil || l.tok == nil {
+		return err
+	}
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(d.Config, &fields); err != nil {
+		return fmt.Errorf("pipeline: %s: %w", d.name(), err)
+	}
+	if id, ok := l.tok.ID("<unk>"); ok && fields["soft_token_id"] == nil {
+		fields["soft_token_id"] = mustJSON(id)
+		l.config = mustJSON(fields)
+	}
+	return nil
 }
 
 // hasKey reports whether a JSON object has a key that is not null.

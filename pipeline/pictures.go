@@ -11,6 +11,7 @@ import (
 	"github.com/mmserve/mmserve/internal/feed"
 	"github.com/mmserve/mmserve/modality"
 	"github.com/mmserve/mmserve/modality/imagefile"
+	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/pipeline/conditioned"
 	"github.com/mmserve/mmserve/tensor"
 	"github.com/mmserve/mmserve/vision"
@@ -18,7 +19,7 @@ import (
 )
 
 func init() {
-	for _, arch := range []string{"IdeficsForVisionText2Text", "idefics", "Idefics2ForConditionalGeneration", "idefics2", "openflamingo", "ip_adapter_plus"} {
+	for _, arch := range []string{"IdeficsForVisionText2Text", "idefics", "Idefics2ForConditionalGeneration", "idefics2", "openflamingo", "ip_adapter_plus", "MiniCPMV", "minicpmv"} {
 		Register(arch, openPictures)
 		joined[arch] = joinPictures
 	}
@@ -56,8 +57,10 @@ func openPictures(_ context.Context, d *Dir, s weights.Scope, opt Options) (Mode
 			m.info.SoftTokenKind = string(feed.SoftTokens)
 		}
 	}
-	if m.processor, err = readProcessor(d); err != nil {
-		return nil, err
+	if l.family.name != sliced { // MiniCPM-V's own processor class is code, see slices448
+		if m.processor, err = readProcessor(d); err != nil {
+			return nil, err
+		}
 	}
 	if m.processor == nil {
 		if m.processor, err = l.family.preset(net.Tower.Config); err != nil {
@@ -88,6 +91,9 @@ func (m *pictureModel) Plan(ctx context.Context, it Item) (Plan, error) {
 			return plan, err
 		}
 		pictures := m.processor.Sizes(cost.Width, cost.Height)
+		if m.family.name == sliced {
+			pictures = sliceSizes(cost.Width, cost.Height)
+		}
 		if i == 0 {
 			plan.Cost = cost
 			plan.Rows = 0
@@ -121,9 +127,12 @@ func (m *pictureModel) flops(tokens int) float64 {
 	return f
 }
 
+// split says into how many pictures a file was divided, and how many of them lie side by side.
+type split struct{ n, cols int }
+
 // encode turns the parts into latents, P×n×W scratch, and says how many pictures each part
 // became.
-func (m *pictureModel) encode(ctx context.Context, a *tensor.Arena, parts []Part) (latents tensor.Tensor, pictures []int, notes []string, err error) {
+func (m *pictureModel) encode(ctx context.Context, a *tensor.Arena, parts []Part) (latents tensor.Tensor, pictures []split, notes []string, err error) {
 	var all []tensor.Tensor
 	for _, p := range parts {
 		if _, err := m.header(p, "image"); err != nil {
@@ -131,19 +140,14 @@ func (m *pictureModel) encode(ctx context.Context, a *tensor.Arena, parts []Part
 		}
 		in := p.Input
 		in.Limits = m.limits
-		px, err := m.processor.Pixels(ctx, in, imagefile.Options{})
+		list, cols, more, err := m.pictures(ctx, in)
 		if err != nil {
 			return latents, nil, nil, err
 		}
-		notes = append(notes, px.Notes...)
-		n := px.Values.Dim(0)
-		for i := range n {
+		notes = append(notes, more...)
+		for _, pic := range list {
 			if err := ctx.Err(); err != nil {
 				return latents, nil, nil, err
-			}
-			pic := conditioned.Pictures{Pixels: vision.ChannelsLast(px.Values.Slice(i, i+1))}
-			if m.net.Tower.Config.Kind == vision.Idefics2 {
-				pic.Masks = [][]bool{patchMask(px.Mask.At(i), m.net.Tower.Config.Patch)}
 			}
 			mark := a.Mark()
 			z, err := m.net.Encode(a, pic)
@@ -153,7 +157,7 @@ func (m *pictureModel) encode(ctx context.Context, a *tensor.Arena, parts []Part
 			all = append(all, z.Clone())
 			a.Release(mark)
 		}
-		pictures = append(pictures, n)
+		pictures = append(pictures, split{n: len(list), cols: cols})
 	}
 	if len(all) == 0 {
 		return latents, nil, nil, fmt.Errorf("pipeline: %w: no picture", ErrInput)
@@ -166,6 +170,25 @@ func (m *pictureModel) encode(ctx context.Context, a *tensor.Arena, parts []Part
 		return latents, nil, nil, fmt.Errorf("pipeline: latents: %w", ErrNotFinite)
 	}
 	return latents, pictures, notes, nil
+}
+
+// pictures prepares one file: one picture, or the parts that a family splits it into.
+func (m *pictureModel) pictures(ctx context.Context, in media.Input) (out []conditioned.Pictures, cols int, notes []string, err error) {
+	if m.family.name == sliced {
+		return slices448(ctx, m.processor, in)
+	}
+	px, err := m.processor.Pixels(ctx, in, imagefile.Options{})
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	for i := range px.Values.Dim(0) {
+		pic := conditioned.Pictures{Pixels: vision.ChannelsLast(px.Values.Slice(i, i+1))}
+		if m.net.Tower.Config.Kind == vision.Idefics2 {
+			pic.Masks = [][]bool{patchMask(px.Mask.At(i), m.net.Tower.Config.Patch)}
+		}
+		out = append(out, pic)
+	}
+	return out, 1, px.Notes, nil
 }
 
 // patchMask is true for a patch with any real pixel.
@@ -235,7 +258,7 @@ func (m *pictureModel) Generate(ctx context.Context, p Prompt, opt GenerateOptio
 	a, done := m.arena(nil)
 	defer done()
 	var latents tensor.Tensor
-	var pictures []int
+	var pictures []split
 	if len(p.Parts) > 0 {
 		var err error
 		if latents, pictures, _, err = m.encode(ctx, a, p.Parts); err != nil {
@@ -301,11 +324,16 @@ var pictureFamilies = map[string]pictureFamily{
 	"idefics2": {"idefics2", feed.Idefics2Text, "User:<image>Describe this image.<end_of_utterance>\nAssistant:", []string{"</s>", "<end_of_utterance>"},
 		[]string{"<fake_token_around_image>", "<image>"}},
 	"ip_adapter_plus": {"clip", "", "", nil, nil},
+	"minicpmv": {sliced, feed.MiniCPMVText, "<|im_start|>user\n<image>\nDescribe this image.<|im_end|>\n<|im_start|>assistant\n",
+		[]string{"<|im_end|>", "<|endoftext|>"}, []string{"<unk>"}},
 }
 
 // preset is the family's published preprocessing, for a directory without a
 // preprocessor_config.json. Its sizes are the published ones.
 func (f pictureFamily) preset(t vision.Config) (*modality.ImageProcessor, error) {
+	if f.name == sliced {
+		return modality.ImagePreset("siglip") // its levels; the sizes are made by slicing
+	}
 	if f.name == "idefics2" || t.Image == publishedSide {
 		return modality.ImagePreset(f.name)
 	}
@@ -329,13 +357,35 @@ func idsOf(t *tokenizer.Tokenizer, tokens []string) []int {
 	return ids
 }
 
+// mark is the text that stands for one file. MiniCPM-V writes the whole picture, then its
+// slices row by row.
+func (f pictureFamily) mark(s split, latents int) (string, error) {
+	if f.convention != feed.MiniCPMVText {
+		return feed.Placeholders(f.convention, s.n, latents)
+	}
+	mark, err := feed.Placeholders(f.convention, 1, latents)
+	if err != nil {
+		return "", err
+	}
+	slice := strings.NewReplacer("<image>", "<slice>", "</image>", "</slice>").Replace(mark)
+	var b strings.Builder
+	b.WriteString(mark)
+	for i := range s.n - 1 {
+		if i > 0 && i%s.cols == 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(slice)
+	}
+	return b.String(), nil
+}
+
 // text puts the family's placeholders between the pieces of a prompt; neighbouring fake tokens
 // are merged.
-func (f pictureFamily) text(pieces []string, pictures []int, latents tensor.Tensor) (string, error) {
+func (f pictureFamily) text(pieces []string, pictures []split, latents tensor.Tensor) (string, error) {
 	var b strings.Builder
 	for i, piece := range pieces {
 		if i > 0 {
-			mark, err := feed.Placeholders(f.convention, pictures[i-1], latents.Dim(1))
+			mark, err := f.mark(pictures[i-1], latents.Dim(1))
 			if err != nil {
 				return "", err
 			}

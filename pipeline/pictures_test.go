@@ -89,6 +89,9 @@ func pictureModels(t testing.TB) map[string]string {
 			"config.json": strings.Replace(lang("idefics", llama.Size()-2), "{", `{"architectures":["IdeficsForVisionText2Text"],"additional_vocab_size":2,"cross_layer_interval":1,"eos_token_id":2,
 				"perceiver_config":{"resampler_n_latents":3,"resampler_depth":1,"resampler_n_heads":4,"resampler_head_dim":8},`+tinyVision+",", 1),
 		}, map[string]string{"tokenizer.json": "llama.json"}),
+		"minicpmv": pictureDir(t, map[string]string{
+			"config.json": strings.Replace(lang("minicpmv", llama.Size()), `"hidden_size":48`, `"architectures":["MiniCPMV"],"query_num":3,"hidden_size":256,`+tinyVision, 1),
+		}, map[string]string{"tokenizer.json": "llama.json"}),
 		"openflamingo": pictureDir(t, map[string]string{
 			"model.json":                             `{"architecture":"openflamingo","cross_attn_every_n_layers":1,"perceiver":{"depth":1,"dim_head":8,"heads":4,"num_latents":3},"gated_cross_attn":{"dim_head":8,"heads":4}}`,
 			"checkpoint.pt":                          "", // never opened with random weights
@@ -110,7 +113,7 @@ func TestPicturesBecomeText(t *testing.T) {
 			if info.SoftTokens != 3 || info.Task != "image_text_generation" {
 				t.Errorf("%+v", info)
 			}
-			want := map[bool]string{true: "soft_tokens", false: "cross_attention"}[name == "idefics2"]
+			want := map[bool]string{true: "soft_tokens", false: "cross_attention"}[name == "idefics2" || name == "minicpmv"]
 			if info.SoftTokenKind != want {
 				t.Errorf("soft token kind %q", info.SoftTokenKind)
 			}
@@ -245,6 +248,32 @@ func TestPictureDirectoryFaults(t *testing.T) {
 	} {
 		if _, err := pipeline.Open(t.Context(), c.dir, pipeline.Options{Random: true}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v, want %q", err, c.want)
+		}
+	}
+}
+
+func TestSlices(t *testing.T) {
+	for _, c := range []struct {
+		w, h int
+		want [][2]int // height, width
+	}{
+		{448, 448, [][2]int{{448, 448}}},
+		{100, 100, [][2]int{{448, 448}}},
+		{200, 50, [][2]int{{224, 896}}},
+		{896, 448, [][2]int{{322, 630}, {448, 448}, {448, 448}}},
+	} {
+		got := pipeline.SliceSizes(c.w, c.h)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%d×%d: %v, want %v", c.w, c.h, got, c.want)
+		}
+	}
+	for w := 1; w < 5000; w += 97 {
+		for h := 1; h < 5000; h += 89 {
+			for _, s := range pipeline.SliceSizes(w, h) {
+				if s[0]%14 != 0 || s[1]%14 != 0 || s[0] < 14 || s[1] < 14 {
+					t.Fatalf("%d×%d: %v", w, h, s)
+				}
+			}
 		}
 	}
 }

@@ -86,6 +86,9 @@ type published struct {
 	FFMult         int     `json:"ff_mult"`
 	Eps            float32 `json:"layer_norm_eps"`
 
+	HiddenSize int `json:"hidden_size"` // MiniCPM-V
+	QueryNum   int `json:"query_num"`
+
 	NumQueries    int  `json:"num_queries"`
 	EmbeddingDim  int  `json:"embedding_dim"`
 	OutputDim     int  `json:"output_dim"`
@@ -170,6 +173,11 @@ func (p published) config() (Config, error) {
 	case "qwen_vl_style_resampler":
 		c := p.pool(QwenVL)
 		c.Latents = p.GridSize * p.GridSize
+		return c, nil
+	case "minicpmv": // a whole MiniCPM-V: heads are 128 wide
+		p.EmbedDim, p.KVDim, p.NumQueries = p.HiddenSize, p.Vision.HiddenSize, or(p.QueryNum, 64)
+		c := p.pool(MiniCPMV)
+		c.Latents, c.MaxGrid, c.Eps = p.NumQueries, 70, 1e-6
 		return c, nil
 	case "minicpmv_resampler":
 		c := p.pool(MiniCPMV)

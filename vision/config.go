@@ -123,6 +123,8 @@ func (p published) config(outer string) (Config, error) {
 		return c, err
 	case "idefics2":
 		return p.huggingFace(Idefics2, "gelu_pytorch_tanh", 1e-6, 768, 3072, 12, 12, 224, 32)
+	case "minicpmv": // SigLIP at native aspect ratio, as Idefics2's
+		return p.huggingFace(Idefics2, "gelu_pytorch_tanh", 1e-6, 1152, 4304, 27, 16, 980, 14)
 	case "open_clip_vision":
 		return p.openCLIP(), nil
 	}

@@ -7,6 +7,8 @@
 //	openflamingo           checkpoint.pt + base language model + CLIP        cross-attention memory
 //	idefics                one (sharded) checkpoint                          cross-attention memory
 //	idefics2               one (sharded) checkpoint                          soft tokens
+//	minicpmv               one (sharded) checkpoint                          soft tokens
+//	ip_adapter_plus        adapter + CLIP image encoder; no language model   cross-attention memory
 //
 // P counts pictures, F the frames of one (1 for stills).
 //

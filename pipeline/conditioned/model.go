@@ -42,7 +42,7 @@ type Options struct {
 }
 
 // Load reads the model that a published config.json describes (model_type openflamingo,
-// idefics or idefics2), or that of a small file where nothing is published: openflamingo (see
+// idefics, idefics2 or minicpmv), or that of a small file where nothing is published: openflamingo (see
 // flamingo.ParseConfig) and ip_adapter_plus (see IPAdapterConfig).
 func Load(config []byte, from Sources, o Options) (*Model, error) {
 	src, err := Join(config, from, o)
@@ -88,6 +88,8 @@ func parse(config []byte) (configs, error) {
 		c.towerAt = "model"
 	case "idefics2":
 		c.towerAt, c.lang = "model", "lang"
+	case "minicpmv":
+		c.towerAt, c.lang = "tower", "llm"
 	case "ip_adapter_plus":
 		return c, c.ipAdapter(config)
 	default:
@@ -150,6 +152,13 @@ func Join(config []byte, from Sources, o Options) (weights.Source, error) {
 			}
 			if strings.HasPrefix(name, "lm_head.") {
 				return "lang." + name
+			}
+			return name
+		}), nil
+	case "minicpmv":
+		return weights.Rename(from.Model, func(name string) string {
+			if rest, ok := strings.CutPrefix(name, "vpm."); ok {
+				return "tower.vision_model." + rest
 			}
 			return name
 		}), nil
@@ -241,6 +250,12 @@ func (m *Model) resample(a *tensor.Arena, tokens tensor.Tensor, p Pictures) (ten
 	f := max(p.Frames, 1)
 	n := tokens.Dim(0) / f
 	in := resampler.Input{X: tensor.Of(tokens.Data, n, f*tokens.Dim(1), tokens.Dim(2)), Frames: p.Frames, Mask: p.Masks}
+	if m.Resampler.Config.Kind == resampler.MiniCPMV {
+		c := m.Tower.Config
+		for range n {
+			in.Sizes = append(in.Sizes, [2]int{p.Pixels.Dim(1) / c.Patch, p.Pixels.Dim(2) / c.Patch})
+		}
+	}
 	for i := range n {
 		in.Media = append(in.Media, i)
 	}

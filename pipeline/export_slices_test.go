@@ -1,0 +1,4 @@
+package pipeline
+
+// SliceSizes is sliceSizes, for the tests outside.
+var SliceSizes = sliceSizes
