@@ -1,5 +1,10 @@
 package api
 
+import (
+	"maps"
+	"slices"
+)
+
 // Route is a line of the table, for tests that walk it.
 type Route struct {
 	Method, Path string
@@ -13,4 +18,9 @@ func Routes(s *Server) []Route {
 		out = append(out, Route{rt.method, rt.path, rt.scope})
 	}
 	return out
+}
+
+// Codes lists every problem code.
+func Codes() []string {
+	return slices.Sorted(maps.Keys(titles))
 }
