@@ -81,3 +81,17 @@ func BenchmarkLayerNorm(b *testing.B) {
 	x, y := noise(1, 1<<14), make([]float32, 1<<14)
 	rate(b, "elem", float64(len(x)), func() { LayerNorm(y, x, 1024, 1024, 16, 1024, x[:1024], x[:1024], 1e-5) })
 }
+
+func BenchmarkPack(b *testing.B) {
+	const n, k = 1024, 1024
+	w := noise(1, n*k)
+	raw := make([]uint16, n*k)
+	for dt := F32; dt <= BF16W; dt++ {
+		b.Run(dt.String(), func(b *testing.B) {
+			rate(b, "elem", n*k, func() { packRows(w, n, k, dt) })
+		})
+	}
+	b.Run("raw16", func(b *testing.B) {
+		rate(b, "elem", n*k, func() { PackRaw16(n, k, BF16W, raw) })
+	})
+}

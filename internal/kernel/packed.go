@@ -158,13 +158,13 @@ func (p *Packed) setRowInt8(i int, src []float32) {
 	}
 	base, w, col := p.place(i, (p.k+3)/4*4)
 	dst := p.i8[base+4*col:]
-	if top == 0 {
+	if top < 1e-30 { // zeros, as far as a product can tell
 		return
 	}
-	step := top / 127
+	step, inv := top/127, 127/top
 	sum := int32(0)
 	for c, x := range src {
-		q := int32(math.RoundToEven(float64(x) / float64(step)))
+		q := int32(math.RoundToEven(float64(x * inv)))
 		q = max(-127, min(127, q))
 		sum += q
 		dst[c/4*4*w+c%4] = int8(q)
