@@ -49,6 +49,12 @@ func layoutOf(d *Dir) (*layout, error) {
 	if kind == "" {
 		kind = d.Arch
 	}
+	switch kind {
+	case "OpenFlamingo":
+		kind = "openflamingo"
+	case "IPAdapter", "ip_adapter_plus_resampler":
+		kind = "ip_adapter_plus"
+	}
 	l.family, l.pictureOnly = pictureFamilies[kind], l.parts.PictureOnly
 	var err error
 	switch kind {

@@ -19,7 +19,7 @@ import (
 )
 
 func init() {
-	for _, arch := range []string{"IdeficsForVisionText2Text", "idefics", "Idefics2ForConditionalGeneration", "idefics2", "openflamingo", "ip_adapter_plus", "MiniCPMV", "minicpmv"} {
+	for _, arch := range []string{"IdeficsForVisionText2Text", "idefics", "Idefics2ForConditionalGeneration", "idefics2", "openflamingo", "ip_adapter_plus", "MiniCPMV", "minicpmv", "OpenFlamingo", "IPAdapter"} {
 		Register(arch, openPictures)
 		joined[arch] = joinPictures
 	}
@@ -248,6 +248,9 @@ func (m *pictureModel) Generate(ctx context.Context, p Prompt, opt GenerateOptio
 	}
 	if m.tok == nil {
 		return nil, m.noTask("its directory has no tokenizer.json")
+	}
+	if p.Text == "" {
+		p.Text = m.family.caption
 	}
 	pieces := strings.Split(p.Text, mediaMark)
 	if missing := len(p.Parts) - (len(pieces) - 1); missing > 0 {

@@ -9,6 +9,7 @@ func commands() []command {
 		{"predict", "[--model DIR] [--top 5] [--json] INPUT… | --text T", "run a model's task on media and print the answer", predict},
 		{"encode", "[--model DIR] [--output latents] [--format json] [-o FILE] INPUT…", "turn media into latents, a pooled vector, the byte array or soft tokens", encode},
 		{"caption", "[--model DIR] FILE…", "say in words what a file shows", caption},
+		{"generate", "[--model DIR] [--image FILE]… [--prompt TEXT]", "continue a prompt about pictures, as it is written", generate},
 		{"search", "[--model DIR] [--top 5] DIR QUERY", "find the files of a directory that are most like a file or words", search},
 		{"plan", "[--model DIR] [--json] [--decode] FILE…", "say what files hold and would cost, from their headers", plan},
 		{"preprocess", "--config preprocessor_config.json IMAGE -o out.npy", "write exactly the pixels a model would see", preprocess},
