@@ -31,8 +31,9 @@ type AttnArgs struct {
 	// Causal hides key j from query i unless j ≤ i+S−L (queries are the last L positions).
 	Causal bool
 
-	// DType BF16 rounds queries, keys, values and attention weights to bfloat16 before
-	// they are multiplied; sums and softmax stay float32. Every other value means F32.
+	// DType BF16, and Int8, round queries, keys, values and attention weights to bfloat16
+	// before they are multiplied, where the machine has such products; sums and softmax stay
+	// float32. Every other value means F32.
 	DType DType
 }
 
@@ -142,7 +143,7 @@ func queryFloats(blocks, qk, v int) int { return blocks * panel * (qk + v + 3) }
 func newQueries(set *set, dt DType, mem []float32, n, qk, v int) queries {
 	b := (n + panel - 1) / panel
 	u := queries{set: set, qk: qk, v: v, depth: qk, n: n, blocks: b}
-	if dt == BF16 && set.dots != nil {
+	if (dt == BF16 || dt == Int8) && set.dots != nil {
 		u.bf16, u.depth = true, (qk+1)/2
 	}
 	nq, no := b*u.depth*panel, b*(v+1)*panel

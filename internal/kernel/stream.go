@@ -7,7 +7,7 @@ import "fmt"
 // may be started again, keeping its memory. The result has the bits of Attention over all
 // keys at once.
 type Stream struct {
-	// DType BF16 multiplies in bfloat16, as in AttnArgs; set before Start.
+	// DType BF16, and Int8, multiply in bfloat16, as in AttnArgs; set before Start.
 	DType DType
 
 	heads, kvHeads, qk, v, l int
