@@ -113,7 +113,7 @@ func loadCausalLM(config []byte, s weights.Scope, _ Options) (Network, error) {
 	if c.AbsPos {
 		m.positions = in.Table("pos_embedding.weight", c.MaxSeqLen, c.Channels)
 	}
-	m.freqs = in.Tensor("frq_pos_encoding.inv_freq", c.rotated()/2).Data
+	m.freqs = frequencies(in.At("frq_pos_encoding"), c.rotated())
 	cross := s.At("cross_attention")
 	module := cross.Index(0).At("module")
 	m.qnorm = nn.NewLayerNorm(module.At("q_norm"), c.Channels, normEps)
@@ -138,6 +138,19 @@ func loadCausalLM(config []byte, s weights.Scope, _ Options) (Network, error) {
 	}
 	m.head = m.tokens.Packed()
 	return m, nil
+}
+
+// frequencies reads the rotary frequencies, "inv_freq" (width/2); a file that leaves the buffer
+// out has the usual ones, 10000^(-2i/width).
+func frequencies(s weights.Scope, width int) []float32 {
+	if s.Has("inv_freq") {
+		return s.Tensor("inv_freq", width/2).Data
+	}
+	f := make([]float32, width/2)
+	for i := range f {
+		f[i] = 1 / float32(math.Pow(10000, float64(float32(2*i)/float32(width))))
+	}
+	return f
 }
 
 func newARAttention(s weights.Scope, c int) arAttention {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"github.com/mmserve/mmserve/internal/kernel"
@@ -228,6 +229,28 @@ func TestSameBits(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// TestConcurrent: one network serves many passes at a time.
+func TestConcurrent(t *testing.T) {
+	for _, s := range subjects {
+		net := build(t, s.config, perceiver.Options{})
+		want := result(t, s, net, []int{0})[0]
+		var wg sync.WaitGroup
+		got := make([][]float32, 4)
+		for g := range got {
+			wg.Go(func() {
+				var a tensor.Arena
+				if y, err := s.run(context.Background(), &a, net, []int{0}); err == nil {
+					got[g] = y.At(0).Data
+				}
+			})
+		}
+		wg.Wait()
+		for _, y := range got {
+			sameBits(t, s.name, y, want)
 		}
 	}
 }
