@@ -326,10 +326,9 @@ func (d *mp3Decoder) ended() error {
 		d.muted = 0
 	}
 	if d.failed == io.EOF && d.left > 0 && d.left < 2*int64(d.walk.first.samples) {
-		d.failed = nil // the decoder's delay reaches past the last frame
-		d.end = 4 * int(d.left)
+		// The decoder's delay reaches past the last frame.
+		d.end = 4 * int(min(d.left, int64(d.walk.first.samples)))
 		clear(d.pcm[:d.end])
-		d.failed = io.EOF
 		return nil
 	}
 	return d.failed
