@@ -129,6 +129,8 @@ func (d *Decoder) Decode(ctx context.Context, a *tensor.Arena, m Memory, queries
 	if err := traceRows(a, "decoder_query", queries); err != nil {
 		return err
 	}
+	mark := a.Mark()
+	defer a.Release(mark)
 	t := newDecoderTrace(a, queries, d)
 	block := d.opt.block(max(d.shape.query, d.qk, d.v))
 	done, rows := 0, 0
@@ -247,7 +249,7 @@ func newDecoderTrace(a *tensor.Arena, queries []Rows, d *Decoder) *decoderTrace 
 		return nil
 	}
 	o, e := queries[0].Dims()
-	return &decoderTrace{layer: tensor.New(len(queries), o, e), final: tensor.New(len(queries), o, d.Width())}
+	return &decoderTrace{layer: a.New(len(queries), o, e), final: a.New(len(queries), o, d.Width())}
 }
 
 func (t *decoderTrace) put(s span, layer, final tensor.Tensor) {
@@ -277,7 +279,9 @@ func traceRows(a *tensor.Arena, stage string, rows []Rows) error {
 			return nil // a batch of different lengths has no such tensor
 		}
 	}
-	t := tensor.New(len(rows), m, c)
+	mark := a.Mark() // scratch, so that the memory serves the next stage as well
+	defer a.Release(mark)
+	t := a.New(len(rows), m, c)
 	for i, r := range rows {
 		if err := r.Read(t.At(i), 0, m); err != nil {
 			return fmt.Errorf("perceiver: stage %s: %w", stage, err)

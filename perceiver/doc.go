@@ -31,6 +31,20 @@
 //	Perceiver (the original)                          *Original
 //	PerceiverCausalLanguageModel (AR)                 *CausalLM
 //
-// To add one, write its constructor beside the others and a line in the table of Load.
+// # Less arithmetic, the same numbers
+//
+// Unless Options.Plain is set, networks use what their structure allows; each way is tested
+// against the plain one and against the reference:
+//
+//   - the first queries come from learned latents and are computed once, on loading;
+//   - with one head, the key projection is folded into the queries and the value projection is
+//     applied to the weighted sums (foldedCross), or both into the latents' side when the queries
+//     are many (foldedQuery);
+//   - of rows on a grid with a Fourier code, scores and sums need the content's few channels, a
+//     table an axis and the marginals of the weights (separable.go), for keys and for queries;
+//   - what follows a decoder's activation is one narrow matrix (tail), and its feed-forward can
+//     start from the averaged values (lean).
+//
+// To add an architecture, write its constructor beside the others and a line in the table of Load.
 // Where Hugging Face's and DeepMind's code differ, Hugging Face's numbers are followed.
 package perceiver
