@@ -64,6 +64,10 @@ func newDecoder(s weights.Scope, p decoderShape, opt Options) *Decoder {
 
 // checkDecoder refuses head counts that do not divide the decoder's widths.
 func checkDecoder(p shape) error {
+	if min(p.query, p.key, p.qk, p.v, p.heads, p.widening) < 1 {
+		return fmt.Errorf("perceiver: config: decoder of %d query, %d latent, %d query/key and %d value channels, %d heads, widening %d: want at least 1 of each",
+			p.query, p.key, p.qk, p.v, p.heads, p.widening)
+	}
 	if p.qk%p.heads != 0 || p.v%p.heads != 0 {
 		return fmt.Errorf("perceiver: config: decoder of %d heads over %d query/key and %d value channels: not a multiple", p.heads, p.qk, p.v)
 	}

@@ -128,8 +128,7 @@ func finite(stage string, x tensor.Tensor) error {
 // are their queries, which are computed once.
 type encoderCross struct {
 	shape
-	norm    nn.LayerNorm // of the input rows
-	latents tensor.Tensor
+	norm    nn.LayerNorm  // of the input rows
 	start   tensor.Tensor // what the attention's result is added to: N×D, bias included
 	queries tensor.Tensor // N×qk
 	key     nn.Linear     // unused when folded
@@ -144,7 +143,7 @@ type encoderCross struct {
 func newEncoderCross(s weights.Scope, latents tensor.Tensor, p shape, residual bool, opt Options) encoderCross {
 	att := s.At("attention")
 	self := att.At("self")
-	x := encoderCross{shape: p, latents: latents, dtype: s.ComputeDType(), opt: opt}
+	x := encoderCross{shape: p, dtype: s.ComputeDType(), opt: opt}
 	qnorm := nn.NewLayerNorm(self.At("layernorm1"), p.query, normEps)
 	x.norm = nn.NewLayerNorm(self.At("layernorm2"), p.key, normEps)
 	wq, bq := self.Tensor("query.weight", p.qk, p.query), self.Tensor("query.bias", p.qk)

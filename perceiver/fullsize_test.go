@@ -65,6 +65,25 @@ func resident(t *testing.T, field string) float64 {
 	return 0
 }
 
+// cpuSeconds is the processor time spent by this process, from /proc/self/stat in hundredths.
+func cpuSeconds(t *testing.T) float64 {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		t.Skip("no /proc/self/stat here")
+	}
+	sum := 0.0
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	for _, f := range fields[11:13] { // utime and stime
+		x, err := strconv.ParseFloat(f, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += x / 100
+	}
+	return sum
+}
+
 // TestMemory holds one forward pass of the published sizes to its peak of memory over the loaded
 // weights, and logs the time.
 func TestMemory(t *testing.T) {
@@ -108,13 +127,13 @@ func TestMemory(t *testing.T) {
 			}
 			before := resident(t, "VmRSS")
 			var a tensor.Arena
-			start := time.Now()
+			start, cpu := time.Now(), cpuSeconds(t)
 			if err := c.run(t.Context(), &a, net, in); err != nil {
 				t.Fatal(err)
 			}
-			seconds := time.Since(start).Seconds()
+			seconds, cpu := time.Since(start).Seconds(), cpuSeconds(t)-cpu
 			over := resident(t, "VmHWM") - before
-			t.Logf("%.2f s, peak %.0f MiB over %.0f MiB with weights loaded", seconds, over, before)
+			t.Logf("%.2f s (%.2f s of processor time), peak %.0f MiB over %.0f MiB with weights loaded", seconds, cpu, over, before)
 			if over > c.mib {
 				t.Errorf("peak of %.0f MiB over the loaded weights, want at most %.0f", over, c.mib)
 			}

@@ -123,7 +123,7 @@ var ways = []struct {
 }{{"fast", perceiver.Options{}}, {"plain", perceiver.Options{Plain: true}}}
 
 func TestGolden(t *testing.T) {
-	for _, group := range []string{"perceiver", "perceiver-original", "perceiver-ar"} {
+	for _, group := range []string{"perceiver", "perceiver-seeded", "perceiver-original", "perceiver-ar"} {
 		for _, dir := range caseDirs(t, group) {
 			for _, w := range ways {
 				t.Run(group+"/"+filepath.Base(dir)+"/"+w.name, func(t *testing.T) { checkCase(t, dir, w.opt) })

@@ -55,21 +55,6 @@ func (in Input) check(i, c int) error {
 	return nil
 }
 
-// inputs pairs rows with the rows of a mask (B×M; an empty tensor means none).
-func inputs(rows []Rows, mask tensor.Tensor) ([]Input, error) {
-	in := make([]Input, len(rows))
-	if mask.Data != nil && (len(mask.Shape) != 2 || mask.Dim(0) != len(rows)) {
-		return nil, fmt.Errorf("perceiver: mask %v for a batch of %d", mask.Shape, len(rows))
-	}
-	for i, r := range rows {
-		in[i].Rows = r
-		if mask.Data != nil {
-			in[i].Mask = mask.Row(i)
-		}
-	}
-	return in, nil
-}
-
 // Matrix is Rows held in memory: an M×C tensor.
 type Matrix tensor.Tensor
 
