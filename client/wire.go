@@ -1,0 +1,182 @@
+package client
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+)
+
+// Request asks for work on one or more items.
+type Request struct {
+	Model      string   `json:"model,omitempty"` // name or name@digest; empty: the server's default
+	Inputs     []Item   `json:"inputs"`
+	Output     []string `json:"output,omitempty"`      // encode: "latents", "pooled", "byte_array", "soft_tokens", "attention"
+	Top        int      `json:"top,omitempty"`         // predict: classes a list holds
+	Latent     *int     `json:"latent,omitempty"`      // whose attention; nil: the mean
+	DType      string   `json:"dtype,omitempty"`       // "f32" (default), "f16", "bf16" on the wire
+	Normalize  bool     `json:"normalize,omitempty"`   // pooled vectors to unit length
+	DeadlineMS int64    `json:"deadline_ms,omitempty"` // of the request
+	Atomic     bool     `json:"atomic,omitempty"`      // one failed item fails the request
+}
+
+// Item is what one answer is about: one or more media.
+type Item struct {
+	ID      string `json:"id,omitempty"`
+	Content []Part `json:"content"`
+}
+
+// Part is one medium. Data travels as base64.
+type Part struct {
+	Type      string          `json:"type"` // "image", "audio", "point_cloud", "text", "video", …
+	Text      string          `json:"text,omitempty"`
+	Data      []byte          `json:"data,omitempty"`
+	MediaType string          `json:"media_type,omitempty"`
+	Name      string          `json:"name,omitempty"`
+	Options   json.RawMessage `json:"options,omitempty"` // the adapter's
+}
+
+// Text is an item of one text.
+func Text(s string) Item { return Item{Content: []Part{{Type: "text", Text: s}}} }
+
+// Media is an item of one encoded file.
+func Media(modality string, data []byte) Item {
+	return Item{Content: []Part{{Type: modality, Data: data}}}
+}
+
+// Document is the answer to a Request.
+type Document struct {
+	Model     string             `json:"model"`
+	Digest    string             `json:"model_digest"`
+	RequestID string             `json:"request_id"`
+	Data      []Result           `json:"data"` // one an item, in order
+	Errors    int                `json:"errors"`
+	Timing    map[string]float64 `json:"timing_ms"`
+}
+
+// Result is the outcome of one item: Error, or the rest.
+type Result struct {
+	ID         string      `json:"id"`
+	Index      int         `json:"index"`
+	Status     string      `json:"status"` // "ok" or "error"
+	Error      *Error      `json:"error"`
+	Plan       Plan        `json:"plan"`
+	Latents    *Tensor     `json:"latents"`
+	Pooled     *Tensor     `json:"pooled"`
+	ByteArray  *Tensor     `json:"byte_array"`
+	SoftTokens *Tensor     `json:"soft_tokens"`
+	Attention  *Tensor     `json:"attention"`
+	Grid       []int       `json:"grid"` // of the rows: height×width, time, …
+	Notes      []string    `json:"notes"`
+	Prediction *Prediction `json:"prediction"`
+}
+
+// Plan is the cost of an item.
+type Plan struct {
+	Modality  string  `json:"modality"`
+	MediaType string  `json:"media_type"`
+	Rows      int     `json:"rows"`
+	Channels  int     `json:"row_channels"`
+	FLOPs     float64 `json:"flops"`
+	Bytes     int64   `json:"decoded_bytes"`
+}
+
+// Prediction is the answer of a task.
+type Prediction struct {
+	Task    string  `json:"task"`
+	Classes []Class `json:"classes"`
+	Heads   []struct {
+		Task    string  `json:"task"`
+		Classes []Class `json:"classes"`
+	} `json:"heads"`
+	Text    string `json:"text"`
+	Caption string `json:"caption"`
+}
+
+// Class is a label with its probability.
+type Class struct {
+	Index int     `json:"index"`
+	Label string  `json:"label"`
+	Score float64 `json:"score"`
+}
+
+// Model is one model of the server.
+type Model struct {
+	ID    string          `json:"id"`
+	State string          `json:"state"`
+	Info  json.RawMessage `json:"info"`
+}
+
+// Tensor is an array, row-major.
+type Tensor struct {
+	Shape []int           `json:"shape"`
+	DType string          `json:"dtype"`
+	Data  json.RawMessage `json:"data"` // base64 text, or numbers
+}
+
+// Float32s returns the values. It fails when they are not as many as the shape says.
+func (t *Tensor) Float32s() ([]float32, error) {
+	want := 1
+	for _, d := range t.Shape {
+		want *= d
+	}
+	var out []float32
+	if len(t.Data) > 0 && t.Data[0] == '"' {
+		var text string
+		if err := json.Unmarshal(t.Data, &text); err != nil {
+			return nil, fmt.Errorf("client: tensor: %w", err)
+		}
+		raw, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return nil, fmt.Errorf("client: tensor: %w", err)
+		}
+		if out, err = widen(raw, t.DType); err != nil {
+			return nil, err
+		}
+	} else if err := json.Unmarshal(t.Data, &out); err != nil {
+		return nil, fmt.Errorf("client: tensor: %w", err)
+	}
+	if len(out) != want {
+		return nil, fmt.Errorf("client: tensor: %d values, shape %v", len(out), t.Shape)
+	}
+	return out, nil
+}
+
+// widen reads little-endian values of a type.
+func widen(raw []byte, dtype string) ([]float32, error) {
+	switch dtype {
+	case "f32":
+		out := make([]float32, len(raw)/4)
+		for i := range out {
+			out[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
+		}
+		return out, nil
+	case "bf16":
+		out := make([]float32, len(raw)/2)
+		for i := range out {
+			out[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(raw[2*i:])) << 16)
+		}
+		return out, nil
+	case "f16":
+		out := make([]float32, len(raw)/2)
+		for i := range out {
+			out[i] = half(binary.LittleEndian.Uint16(raw[2*i:]))
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("client: tensor: unknown type %q", dtype)
+}
+
+// half widens an IEEE half-precision number.
+func half(h uint16) float32 {
+	sign, exp, frac := uint32(h>>15)<<31, uint32(h>>10)&31, uint32(h)&1023
+	switch exp {
+	case 0: // zero and subnormal: frac × 2⁻²⁴
+		v := float32(frac) * (1.0 / (1 << 24))
+		return math.Float32frombits(math.Float32bits(v) | sign)
+	case 31:
+		return math.Float32frombits(sign | 0x7f800000 | frac<<13)
+	}
+	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
+}
