@@ -31,6 +31,14 @@ var zeros [panel]float32
 // apply finishes a strip: rows × cols of c (row stride 32), the product's row and column of
 // its corner, into dst. A column of the result is computed the same way whatever the rows.
 func (e *Epilogue) apply(s *scratch, set *set, dst []float32, ldd int, c []float32, row, rows, col, cols int) {
+	res, ldr := (*float32)(nil), e.LDR
+	if e.Residual != nil {
+		res = &e.Residual[row*e.LDR+col]
+	}
+	both := e.Add && res != nil
+	if e.Add && !both {
+		res, ldr = &dst[0], ldd
+	}
 	scale := e.Scale
 	if scale == 0 {
 		scale = 1
@@ -43,24 +51,20 @@ func (e *Epilogue) apply(s *scratch, set *set, dst []float32, ldd int, c []float
 			bias = &s.bias[0]
 		}
 	}
-	if e.Act != Identity || e.Add || cols < panel {
+	if e.Act != Identity || both || cols < panel {
 		if scale != 1 || e.Bias != nil {
 			set.finish(&c[0], panel, &c[0], bias, nil, 0, rows, scale)
 		}
 		if e.Act != Identity {
 			set.unary[e.Act](&c[0], &c[0], rows*panel)
 		}
-		if e.Add || cols < panel {
+		if both || cols < panel {
 			e.store(dst, ldd, c, row, rows, col, cols)
 			return
 		}
 		bias, scale = &zeros[0], 1
 	}
-	var res *float32
-	if e.Residual != nil {
-		res = &e.Residual[row*e.LDR+col]
-	}
-	set.finish(&dst[0], ldd, &c[0], bias, res, e.LDR, rows, scale)
+	set.finish(&dst[0], ldd, &c[0], bias, res, ldr, rows, scale)
 }
 
 // store adds what is to be added and writes the strip, any number of columns.

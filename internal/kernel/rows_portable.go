@@ -82,14 +82,16 @@ func finishPortable(dst *float32, ldd int, c, bias, res *float32, ldr, rows int,
 	for r := range rows {
 		x := src[r*panel : (r+1)*panel]
 		y := out[r*ldd : r*ldd+panel]
-		for i, v := range x {
-			y[i] = v*scale + b[i]
-		}
-		if res != nil {
-			add := unsafe.Slice(res, (rows-1)*ldr+panel)[r*ldr:]
-			for i := range y {
-				y[i] += add[i]
+		if res == nil {
+			for i, v := range x {
+				y[i] = v*scale + b[i]
 			}
+			continue
+		}
+		// res may be dst itself.
+		add := unsafe.Slice(res, (rows-1)*ldr+panel)[r*ldr:]
+		for i, v := range x {
+			y[i] = v*scale + b[i] + add[i]
 		}
 	}
 }
