@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mmserve/mmserve/internal/feed"
 	"github.com/mmserve/mmserve/pipeline"
 	"github.com/mmserve/mmserve/tensor"
 	"github.com/mmserve/mmserve/weights"
@@ -21,7 +22,9 @@ func encode(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error 
 	var m modelFlags
 	m.register(fs)
 	out := fs.String("output", pipeline.OutputLatents, "what to write: "+strings.Join(encodeOutputs, ", "))
-	format := fs.String("format", "json", "json, npy, safetensors, raw (float32, little-endian) or pt")
+	format := fs.String("format", "json", strings.Join(encodingFormats(), ", "))
+	var to feedFlags
+	to.register(fs)
 	file := fs.String("o", "", "`FILE` to write; standard output when empty")
 	text := fs.String("text", "", "encode this text")
 	verbose := fs.Bool("verbose", false, "say on stderr what was detected, cropped, resampled, dropped")
@@ -35,13 +38,25 @@ func encode(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error 
 	if len(paths) == 0 && *text == "" {
 		return usagef("no input given")
 	}
-	write, err := encodingWriter(*format, *out)
+	if err := to.parse(); err != nil {
+		return err
+	}
+	consumer := to.consumer(*format)
+	if consumer {
+		*out = pipeline.OutputSoftTokens
+	}
+	write, err := encodingWriter(*format, *out, to.stored)
 	if err != nil {
 		return err
 	}
 	model, err := m.open(ctx, e)
 	if err != nil {
 		return err
+	}
+	if consumer {
+		if write, err = to.writer(*format, model.Info()); err != nil {
+			return err
+		}
 	}
 	it, done, err := openItem(paths, *text)
 	if err != nil {
@@ -81,13 +96,25 @@ func tensorsOf(enc *pipeline.Encoding) []named {
 	return out
 }
 
-// encodingWriter returns the writer of a format. Formats of one tensor refuse "all".
-func encodingWriter(format, out string) (func(io.Writer, *pipeline.Encoding) error, error) {
+// encodingFormats are the values of --format.
+func encodingFormats() []string {
+	return append([]string{"json", "npy", "safetensors", "raw", "pt"}, feed.Formats()...)
+}
+
+// encodingWriter returns the writer of a format, which stores numbers as dt. Formats of one
+// tensor refuse "all".
+func encodingWriter(format, out string, dt weights.DType) (func(io.Writer, *pipeline.Encoding) error, error) {
 	single := func(write func(io.Writer, tensor.Tensor) error) (func(io.Writer, *pipeline.Encoding) error, error) {
 		if out == "all" {
 			return nil, usagef("--format %s holds one tensor; choose one --output, or json or safetensors", format)
 		}
-		return func(w io.Writer, enc *pipeline.Encoding) error { return write(w, tensorsOf(enc)[0].t) }, nil
+		return func(w io.Writer, enc *pipeline.Encoding) error {
+			all := tensorsOf(enc)
+			if len(all) == 0 {
+				return fmt.Errorf("the model has no %s", out)
+			}
+			return write(w, all[0].t)
+		}, nil
 	}
 	switch format {
 	case "json":
@@ -98,16 +125,19 @@ func encodingWriter(format, out string) (func(io.Writer, *pipeline.Encoding) err
 			for _, n := range tensorsOf(enc) {
 				m[n.name] = n.t
 			}
-			return weights.WriteSafetensors(w, m, weights.F32, nil)
+			return weights.WriteSafetensors(w, m, dt, nil)
 		}, nil
 	case "npy":
-		return single(func(w io.Writer, t tensor.Tensor) error { return weights.WriteNPY(w, t, weights.F32) })
+		return single(func(w io.Writer, t tensor.Tensor) error { return weights.WriteNPY(w, t, dt) })
 	case "raw":
 		return single(weights.WriteRaw)
 	case "pt":
-		return single(func(w io.Writer, t tensor.Tensor) error { return weights.WriteTorch(w, t, weights.F32) })
+		return single(func(w io.Writer, t tensor.Tensor) error { return weights.WriteTorch(w, t, dt) })
 	}
-	return nil, usagef("--format %q: want json, npy, safetensors, raw or pt", format)
+	if _, ok := feed.Known(format); ok {
+		return nil, nil // made once the model is there
+	}
+	return nil, usagef("--format %q: want one of %s", format, strings.Join(encodingFormats(), ", "))
 }
 
 // jsonTensor is a tensor in JSON: its shape and its values, row-major.

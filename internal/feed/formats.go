@@ -160,5 +160,7 @@ func writeHF(w io.Writer, l Latents, to Target, x Extra) error {
 	if err != nil {
 		return err
 	}
-	return text(w)(json.Marshal(map[string]string{"text": marks, field: data}))
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false) // the text is read by people too
+	return enc.Encode(map[string]string{"text": marks, field: data})
 }
