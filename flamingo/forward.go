@@ -213,7 +213,7 @@ func (m *Model) layer(a *tensor.Arena, l *layer, i int, x tensor.Tensor, parts [
 	}
 	l.out.Into(x, o, residual)
 	l.norm2.apply(h.Data, x.Data, x.Rows())
-	copy(x.Data, l.ff.ForwardAdd(a, h, x).Data)
+	l.ff.AddTo(a, x, h)
 }
 
 // attend appends the new keys and values to each sequence and attends causally over them.

@@ -43,6 +43,7 @@ type layer struct {
 type feedForward interface {
 	Forward(a *tensor.Arena, x tensor.Tensor) tensor.Tensor
 	ForwardAdd(a *tensor.Arena, x, residual tensor.Tensor) tensor.Tensor
+	AddTo(a *tensor.Arena, dst, x tensor.Tensor)
 }
 
 // norm is a LayerNorm (beta nil when the model has no biases) or an RMSNorm.

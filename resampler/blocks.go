@@ -45,7 +45,7 @@ type layer struct {
 
 // feedForward is nn.MLP or nn.GatedMLP.
 type feedForward interface {
-	ForwardAdd(a *tensor.Arena, x, residual tensor.Tensor) tensor.Tensor
+	AddTo(a *tensor.Arena, dst, x tensor.Tensor)
 }
 
 // stageNames keeps the reported names of a layer, so that a pass makes no strings.
@@ -320,7 +320,7 @@ func (b *blocks) layer(a *tensor.Arena, l *layer, z tensor.Tensor, x rows) {
 	kernel.Add(z.Data, z.Data, branch.Data)
 	a.Emit(l.ids.after, z)
 	l.normFF.apply(branch.Data, z.Data, z.Rows())
-	copy(z.Data, l.ff.ForwardAdd(a, branch, z).Data)
+	l.ff.AddTo(a, z, branch)
 	a.Emit(l.ids.out, z)
 }
 
@@ -337,14 +337,7 @@ func (b *blocks) attend(a *tensor.Arena, l *layer, dst, z tensor.Tensor, x rows)
 	if l.normQ != nil {
 		l.normQ.apply(q.Data, q.Data, q.Rows()*c.Heads)
 	}
-	both := a.New(x.x.Rows()+n*count, c.Width)
-	for i := range n {
-		from, to := x.start[i], x.start[i+1]
-		at := from + i*count
-		l.normX.apply(both.Slice(at, at+to-from).Data, x.x.Slice(from, to).Data, to-from)
-		copy(both.Slice(at+to-from, at+to-from+count).Data, zn.At(i).Data)
-	}
-	k, v, ldk, ldv := l.keysValues(a, both, c)
+	k, v, ldk, ldv := b.keysValues(a, l, zn, x)
 	o := a.New(n, count, c.Heads*c.HeadDim)
 	args := kernel.AttnArgs{
 		Heads: c.Heads, KVHeads: or(c.KVHeads, c.Heads), QK: c.HeadDim, V: c.HeadDim,
@@ -361,15 +354,49 @@ func (b *blocks) attend(a *tensor.Arena, l *layer, dst, z tensor.Tensor, x rows)
 	l.out.Into(dst, o, kernel.Epilogue{})
 }
 
-// keysValues projects the rows to keys and values and returns them with their row strides.
-func (l *layer) keysValues(a *tensor.Arena, rows tensor.Tensor, c Config) (k, v []float32, ldk, ldv int) {
+// blockRows bounds the tokens that are normalised at once.
+const blockRows = 512
+
+// keysValues projects tokens and latents of each picture, side by side, to keys and values and
+// returns them with their row strides. Tokens are normalised a block at a time.
+func (b *blocks) keysValues(a *tensor.Arena, l *layer, zn tensor.Tensor, x rows) (k, v []float32, ldk, ldv int) {
+	n, count, c := zn.Dim(0), zn.Dim(1), b.c
+	total := x.x.Rows() + n*count
+	var kt, vt tensor.Tensor
 	if l.kv != nil {
-		kv := l.kv.Forward(a, rows)
-		return kv.Data, kv.Data[kv.Cols()/2:], kv.Cols(), kv.Cols()
+		kt = a.New(total, l.kv.Out())
+		k, v, ldk, ldv = kt.Data, kt.Data[kt.Cols()/2:], kt.Cols(), kt.Cols()
+	} else {
+		kt, vt = a.New(total, l.k.Out()), a.New(total, l.v.Out())
+		k, v, ldk, ldv = kt.Data, vt.Data, kt.Cols(), vt.Cols()
 	}
-	kt, vt := l.k.Forward(a, rows), l.v.Forward(a, rows)
+	project := func(at int, h tensor.Tensor) {
+		to := at + h.Rows()
+		if l.kv != nil {
+			l.kv.Into(kt.Slice(at, to), h, kernel.Epilogue{})
+			return
+		}
+		l.k.Into(kt.Slice(at, to), h, kernel.Epilogue{})
+		l.v.Into(vt.Slice(at, to), h, kernel.Epilogue{})
+	}
+	mark := a.Mark()
+	h := a.New(blockRows+count, c.Width)
+	for i := range n {
+		at := x.start[i] + i*count
+		for from := x.start[i]; from < x.start[i+1] || from == x.start[i]; from += blockRows {
+			to := min(from+blockRows, x.start[i+1])
+			part := h.Slice(0, to-from)
+			l.normX.apply(part.Data, x.x.Slice(from, to).Data, to-from)
+			if to == x.start[i+1] { // the latents go with the last block
+				part = h.Slice(0, to-from+count)
+				copy(part.Data[(to-from)*c.Width:], zn.At(i).Data)
+			}
+			project(at+from-x.start[i], part)
+		}
+	}
+	a.Release(mark)
 	if l.normK != nil {
 		l.normK.apply(kt.Data, kt.Data, kt.Rows()*or(c.KVHeads, c.Heads))
 	}
-	return kt.Data, vt.Data, kt.Cols(), vt.Cols()
+	return k, v, ldk, ldv
 }

@@ -30,7 +30,7 @@ type Tower struct {
 // layer is one pre-norm transformer layer.
 type layer struct {
 	norm1, norm2 nn.LayerNorm
-	qkv          []nn.Linear // one of 3·Width outputs, or three of Width
+	qkv          []nn.Linear // queries, keys, values
 	out          nn.Linear
 	mlp          nn.MLP
 }
@@ -85,13 +85,20 @@ func newLayer(s weights.Scope, c Config) layer {
 		},
 	}
 	if c.Fused {
-		l.qkv = []nn.Linear{{W: at.Linear("in_proj_weight", 3*w, w), Bias: at.Tensor("in_proj_bias", 3*w).Data}}
+		l.qkv = nn.SplitLinear(at, "in_proj_weight", "in_proj_bias", w, w, w, w)
 	} else {
 		l.qkv = []nn.Linear{
 			nn.NewLinear(at.At("q_proj"), w, w), nn.NewLinear(at.At("k_proj"), w, w), nn.NewLinear(at.At("v_proj"), w, w),
 		}
 	}
 	return l
+}
+
+func (l *layer) queries(dst, h tensor.Tensor) { l.qkv[0].Into(dst, h, kernel.Epilogue{}) }
+
+func (l *layer) keysValues(k, v, h tensor.Tensor) {
+	l.qkv[1].Into(k, h, kernel.Epilogue{})
+	l.qkv[2].Into(v, h, kernel.Epilogue{})
 }
 
 // Input is a batch of pictures of one size.
@@ -124,7 +131,10 @@ func (t *Tower) Forward(a *tensor.Arena, in Input, f Features) (tensor.Tensor, e
 	out := a.New(b, count, t.Config.Width)
 	mark := a.Mark()
 	p := order(b, count, in.Masks)
-	x := a.New(b, count, t.Config.Width)
+	x := out
+	if p.perm != nil {
+		x = a.New(b, count, t.Config.Width)
+	}
 	t.embed(a, x, in, p)
 	for i := range len(t.layers) - f.Skip {
 		t.emit(a, t.ids[i], x, p)
@@ -134,7 +144,9 @@ func (t *Tower) Forward(a *tensor.Arena, in Input, f Features) (tensor.Tensor, e
 	if t.Config.Kind != CLIP && f.Skip == 0 {
 		t.post.Into(x, x)
 	}
-	p.restore(out, x)
+	if p.perm != nil {
+		p.restore(out, x)
+	}
 	a.Release(mark)
 	if f.Skip == 0 {
 		a.Emit("last_hidden_state", out)
@@ -189,42 +201,48 @@ func (t *Tower) check(in Input, f Features) error {
 	return nil
 }
 
-// layer runs one transformer layer over x in place.
+// blockRows bounds the rows whose queries are held at once.
+const blockRows = 1024
+
+// layer runs one transformer layer over x in place. Keys and values are held whole; norms,
+// queries and attention outputs a block of rows at a time.
 func (t *Tower) layer(a *tensor.Arena, l *layer, x tensor.Tensor, p patches) {
 	mark := a.Mark()
 	defer a.Release(mark)
-	h := l.norm1.Forward(a, x)
-	o := t.attend(a, l.qkv, h, p)
-	l.out.Into(x, o, kernel.Epilogue{Residual: x.Data, LDR: x.Cols()})
-	l.norm2.Into(h, x)
-	copy(x.Data, l.mlp.ForwardAdd(a, h, x).Data)
-}
-
-// attend is self-attention over the real tokens of each picture.
-func (t *Tower) attend(a *tensor.Arena, qkv []nn.Linear, h tensor.Tensor, p patches) tensor.Tensor {
-	w := t.Config.Width
+	w, n := t.Config.Width, x.Dim(1)
+	all := x.Reshape(x.Rows(), w)
+	k, v := a.New(all.Shape...), a.New(all.Shape...)
+	h := a.New(min(blockRows, all.Rows()), w)
+	for from := 0; from < all.Rows(); from += blockRows {
+		to := min(from+blockRows, all.Rows())
+		part := h.Slice(0, to-from)
+		l.norm1.Into(part, all.Slice(from, to))
+		l.keysValues(k.Slice(from, to), v.Slice(from, to), part)
+	}
+	q, o := a.New(h.Shape...), a.New(h.Shape...)
 	args := kernel.AttnArgs{
 		Heads: t.Config.Heads, KVHeads: t.Config.Heads, QK: w / t.Config.Heads, V: w / t.Config.Heads,
-		Scale: t.scale, L: h.Dim(1), LDO: w,
+		Scale: t.scale, LDQ: w, LDK: w, LDV: w, LDO: w,
 	}
-	var q, k, v []float32
-	ld := w
-	if len(qkv) == 1 {
-		ld = 3 * w
-		all := qkv[0].Forward(a, h).Data
-		q, k, v = all, all[w:], all[2*w:]
-	} else {
-		q, k, v = qkv[0].Forward(a, h).Data, qkv[1].Forward(a, h).Data, qkv[2].Forward(a, h).Data
+	for i := range x.Dim(0) {
+		args.K, args.VV, args.S = k.Data[i*n*w:], v.Data[i*n*w:], p.real(i)
+		for from := 0; from < n; from += blockRows {
+			to := min(from+blockRows, n)
+			rows := all.Slice(i*n+from, i*n+to)
+			qb, ob := q.Slice(0, to-from), o.Slice(0, to-from)
+			l.norm1.Into(ob, rows)
+			l.queries(qb, ob)
+			args.L, args.Q, args.Out = to-from, qb.Data, ob.Data
+			kernel.Attention(&args)
+			l.out.Into(rows, ob, kernel.Epilogue{Residual: rows.Data, LDR: w})
+		}
 	}
-	args.LDQ, args.LDK, args.LDV = ld, ld, ld
-	o := a.New(h.Shape...)
-	for i := range h.Dim(0) {
-		at := i * h.Dim(1) * ld
-		args.S = p.real(i)
-		args.Q, args.K, args.VV, args.Out = q[at:], k[at:], v[at:], o.At(i).Data
-		kernel.Attention(&args)
+	for from := 0; from < all.Rows(); from += blockRows {
+		to := min(from+blockRows, all.Rows())
+		part := h.Slice(0, to-from)
+		l.norm2.Into(part, all.Slice(from, to))
+		l.mlp.AddTo(a, all.Slice(from, to), part)
 	}
-	return o
 }
 
 func (t *Tower) emit(a *tensor.Arena, name string, x tensor.Tensor, p patches) {

@@ -25,17 +25,49 @@ func (m MLP) ForwardAdd(a *tensor.Arena, x, residual tensor.Tensor) tensor.Tenso
 	return m.run(a, x, residual)
 }
 
+// AddTo adds MLP(x) to dst in place; dst has the result's shape.
+func (m MLP) AddTo(a *tensor.Arena, dst, x tensor.Tensor) { m.into(a, dst, x, dst) }
+
 func (m MLP) run(a *tensor.Arena, x, residual tensor.Tensor) tensor.Tensor {
 	dst := like(a, x, m.Down.Out())
-	mark := a.Mark()
-	h := m.Up.ForwardAct(a, x, m.Act)
-	e := kernel.Epilogue{}
-	if residual.Data != nil {
-		e.Residual, e.LDR = residual.Data, m.Down.Out()
-	}
-	m.Down.Into(dst, h, e)
-	a.Release(mark)
+	m.into(a, dst, x, residual)
 	return dst
+}
+
+func (m MLP) into(a *tensor.Arena, dst, x, residual tensor.Tensor) {
+	byBlocks(x.Rows(), m.Up.Out(), func(from, to int) {
+		mark := a.Mark()
+		h := m.Up.ForwardAct(a, rowsOf(x, from, to), m.Act)
+		m.Down.Into(rowsOf(dst, from, to), h, added(residual, from, m.Down.Out()))
+		a.Release(mark)
+	})
+}
+
+// hiddenValues bounds the widened rows of a feed-forward, in values (16 MiB): rows beyond it
+// are computed in blocks, to the same bits.
+const hiddenValues = 4 << 20
+
+// byBlocks calls f for blocks of n rows, equal but for rounding, whose hidden values fit.
+func byBlocks(n, hidden int, f func(from, to int)) {
+	most := max(64, hiddenValues/max(hidden, 1))
+	blocks := max(1, (n+most-1)/most)
+	for i := range blocks {
+		f(i*n/blocks, (i+1)*n/blocks)
+	}
+}
+
+// rowsOf is rows [from,to) of x seen as a matrix.
+func rowsOf(x tensor.Tensor, from, to int) tensor.Tensor {
+	c := x.Cols()
+	return tensor.Tensor{Data: x.Data[from*c : to*c], Shape: []int{to - from, c}}
+}
+
+// added is an epilogue that adds the residual's rows from a place on, n values each.
+func added(residual tensor.Tensor, from, n int) kernel.Epilogue {
+	if residual.Data == nil {
+		return kernel.Epilogue{}
+	}
+	return kernel.Epilogue{Residual: residual.Data[from*n:], LDR: n}
 }
 
 // GatedMLP is Down(act(Gate(x)) ⊙ Up(x)), the feed-forward of LLaMA and its kin
@@ -55,19 +87,25 @@ func (m GatedMLP) ForwardAdd(a *tensor.Arena, x, residual tensor.Tensor) tensor.
 	return m.run(a, x, residual)
 }
 
+// AddTo adds GatedMLP(x) to dst in place; dst has the result's shape.
+func (m GatedMLP) AddTo(a *tensor.Arena, dst, x tensor.Tensor) { m.into(a, dst, x, dst) }
+
 func (m GatedMLP) run(a *tensor.Arena, x, residual tensor.Tensor) tensor.Tensor {
 	dst := like(a, x, m.Down.Out())
-	mark := a.Mark()
-	g := m.Gate.ForwardAct(a, x, m.Act)
-	u := m.Up.Forward(a, x)
-	kernel.Mul(g.Data, g.Data, u.Data)
-	e := kernel.Epilogue{}
-	if residual.Data != nil {
-		e.Residual, e.LDR = residual.Data, m.Down.Out()
-	}
-	m.Down.Into(dst, g, e)
-	a.Release(mark)
+	m.into(a, dst, x, residual)
 	return dst
+}
+
+func (m GatedMLP) into(a *tensor.Arena, dst, x, residual tensor.Tensor) {
+	byBlocks(x.Rows(), 2*m.Up.Out(), func(from, to int) {
+		mark := a.Mark()
+		part := rowsOf(x, from, to)
+		g := m.Gate.ForwardAct(a, part, m.Act)
+		u := m.Up.Forward(a, part)
+		kernel.Mul(g.Data, g.Data, u.Data)
+		m.Down.Into(rowsOf(dst, from, to), g, added(residual, from, m.Down.Out()))
+		a.Release(mark)
+	})
 }
 
 // activations are the names that published configurations use (transformers' ACT2FN).

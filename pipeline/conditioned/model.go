@@ -210,7 +210,10 @@ func build(s weights.Scope, c configs, o Options) (*Model, error) {
 		return m, nil
 	}
 	if o.PictureOnly {
-		s.Ignore(c.lang+"*", "lm_head.*", "model.layers.*", "model.gated_cross_attn_layers.*", "model.embed_tokens.*", "model.norm.*")
+		if c.lang != "" {
+			s.Ignore(c.lang + ".*")
+		}
+		s.Ignore("lm_head.*", "model.layers.*", "model.gated_cross_attn_layers.*", "model.embed_tokens.*", "model.norm.*")
 		return m, nil
 	}
 	m.LM, err = flamingo.New(s.At(c.lang).WithDType(kernel.F32), *c.lm)
