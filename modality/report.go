@@ -29,17 +29,16 @@ type Describer interface {
 type Report struct {
 	File string `json:"file"`
 	*Cost
-	Flops float64 `json:"flops,omitempty"`
+	Flops float64 `json:"flops,omitempty"` // of a model, where one was asked
 	*Facts
 	Error *Error `json:"error,omitempty"`
 }
 
 // Probing says how to probe.
 type Probing struct {
-	Adapter Adapter                     // nil: detect the medium and use its default options
-	Options map[string]json.RawMessage  // by medium, for a detected one; absent: the defaults
-	Decode  bool                        // also decode and report what was really found
-	Flops   func(Cost) (float64, error) // the model's work for a cost; nil: not reported
+	Adapter Adapter                    // nil: detect the medium and use its default options
+	Options map[string]json.RawMessage // by medium, for a detected one; absent: the defaults
+	Decode  bool                       // also decode and report what was really found
 }
 
 // Probe plans an input, and decodes it when asked to. Every failure is in the report.
@@ -51,11 +50,6 @@ func Probe(ctx context.Context, in Input, p Probing) Report {
 		return r
 	}
 	r.Cost, r.Facts = &cost, facts
-	if p.Flops != nil {
-		if r.Flops, err = p.Flops(cost); err != nil {
-			r = Report{File: in.Name, Error: AsError(err)}
-		}
-	}
 	return r
 }
 

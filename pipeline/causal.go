@@ -64,7 +64,7 @@ func (m *causalModel) Plan(ctx context.Context, it Item) (Plan, error) {
 	}
 	c := m.net.Config
 	latents := min(len(ids), c.MaxLatents)
-	p := Plan{Cost: modality.Cost{Modality: "text", MediaType: "text/plain", Rows: len(ids), RowChannels: c.Channels}}
+	p := Plan{Cost: modality.Cost{Modality: "text", MediaType: "text/plain", Rows: len(ids), RowChannels: c.Channels, DecodedBytes: int64(8 * len(ids))}}
 	p.FLOPs = attentionLayer(latents, len(ids), c.Channels, c.Channels, c.Channels, c.Channels, c.CrossWidening) +
 		float64(c.Layers)*attentionLayer(latents, latents, c.Channels, c.Channels, c.Channels, c.Channels, c.SelfWidening)
 	return p, nil

@@ -108,15 +108,6 @@ func (m *imageModel) plan(cost modality.Cost) (Plan, error) {
 	return Plan{Cost: cost, FLOPs: f}, err
 }
 
-// FLOPs is the network's work for an input of a cost.
-func (m *imageModel) FLOPs(cost modality.Cost) (float64, error) {
-	if cost.Modality != "image" {
-		return 0, fmt.Errorf("pipeline: %w: %s takes image, not %s", ErrInput, m.info.Architecture, cost.Modality)
-	}
-	p, err := m.plan(cost)
-	return p.FLOPs, err
-}
-
 // input prepares a picture: 1×3×H×W.
 func (m *imageModel) input(ctx context.Context, it Item) (tensor.Tensor, Plan, error) {
 	plan, err := m.Plan(ctx, it)

@@ -224,16 +224,6 @@ func (m *nativeModel) Plan(ctx context.Context, it Item) (Plan, error) {
 	return plan, nil
 }
 
-// FLOPs is the work for an input of a cost.
-func (m *nativeModel) FLOPs(c modality.Cost) (float64, error) {
-	r, ok := m.media[c.Modality]
-	if !ok {
-		return 0, media.Errorf(media.Unsupported, "pipeline: %s takes %s, not %s", m.info.Name, strings.Join(m.info.Modalities, ", "), c.Modality)
-	}
-	n, flops, err := r.plan(c)
-	return flops + encoderFLOPs(m.encoderIs, n, m.config.RowChannels), err
-}
-
 // pass is one item on its way through the model: everything lives in the arena.
 type nativePass struct {
 	rows    tensor.Tensor // M×C, all parts after one another

@@ -163,5 +163,7 @@ func (b *base) imageCost(ctx context.Context, p Part) (modality.Cost, error) {
 	if err != nil {
 		return modality.Cost{}, err
 	}
-	return a.Plan(ctx, h)
+	cost, err := a.Plan(ctx, h)
+	cost.Notes = nil // the adapter's own crop and size are not this model's
+	return cost, err
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/mmserve/mmserve/modality"
+	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/perceiver"
 	"github.com/mmserve/mmserve/tensor"
 	"github.com/mmserve/mmserve/weights"
@@ -34,7 +35,7 @@ func openOriginal(_ context.Context, d *Dir, s weights.Scope, opt Options) (Mode
 	if !c.Head {
 		m.info.Task = "encode"
 	}
-	if c.InputAxes == 2 && c.InputChannels == 3 {
+	if m.pictures() {
 		m.info.Modalities = append(m.info.Modalities, "image")
 		if m.processor, err = readProcessor(d); err != nil {
 			return nil, err
@@ -70,7 +71,7 @@ func (m *originalModel) picture(ctx context.Context, it Item) (perceiver.Picture
 		cost := modality.Cost{Modality: "array", MediaType: "application/x-npy", Rows: t.Rows(), RowChannels: c.InputChannels, DecodedBytes: int64(4 * len(t.Data))}
 		return perceiver.ChannelsLast(tensor.Of(t.Data, append([]int{1}, t.Shape...)...))[0], cost, nil
 	}
-	if c.InputAxes != 2 || c.InputChannels != 3 {
+	if !m.pictures() {
 		return fail(fmt.Errorf("pipeline: %w: the network reads %d axes of %d channels: give an .npy array", ErrInput, c.InputAxes, c.InputChannels))
 	}
 	return m.image(ctx, p)
@@ -101,8 +102,17 @@ func (m *originalModel) image(ctx context.Context, p Part) (perceiver.Picture, m
 	return perceiver.ChannelsLast(t)[0], cost, nil
 }
 
-// Plan says what an item costs.
+// Plan says what an item costs: of a picture, from its header alone.
 func (m *originalModel) Plan(ctx context.Context, it Item) (Plan, error) {
+	if len(it.Parts) == 1 && m.pictures() {
+		cost, err := m.imageCost(ctx, it.Parts[0])
+		if err == nil {
+			return m.planPicture(cost)
+		}
+		if media.CodeOf(err) != media.Mismatch {
+			return Plan{}, err
+		}
+	}
 	pic, cost, err := m.picture(ctx, it)
 	if err != nil {
 		return Plan{}, err
@@ -111,17 +121,41 @@ func (m *originalModel) Plan(ctx context.Context, it Item) (Plan, error) {
 	return Plan{Cost: cost, FLOPs: m.flops(n)}, nil
 }
 
+// pictures reports whether the network reads pictures besides arrays.
+func (m *originalModel) pictures() bool {
+	return m.net.Config.InputAxes == 2 && m.net.Config.InputChannels == 3
+}
+
+// planPicture adds the network's side to a picture's cost.
+func (m *originalModel) planPicture(cost modality.Cost) (Plan, error) {
+	h, w := cost.Height, cost.Width
+	if m.processor != nil {
+		if err := m.processor.Check(w, h, m.limits); err != nil {
+			return Plan{}, err
+		}
+		size := m.processor.Sizes(w, h)[0]
+		h, w = size[0], size[1]
+	}
+	cost.Rows, cost.RowChannels = h*w, m.width()
+	return Plan{Cost: cost, FLOPs: m.flops(h * w)}, nil
+}
+
+// width is the number of channels of the network's rows.
+func (m *originalModel) width() int {
+	c := m.net.Config
+	if !c.Fourier {
+		return c.InputChannels
+	}
+	return c.InputChannels + c.InputAxes*(2*c.Bands+1)
+}
+
 // flops is one forward over n rows.
 func (m *originalModel) flops(n int) float64 {
 	c := m.net.Config
-	width := c.InputChannels
-	if c.Fourier {
-		width += c.InputAxes * (2*c.Bands + 1)
-	}
 	cross, self := c.CrossHeads*c.CrossHeadDim, c.LatentHeads*c.LatentHeadDim
 	// GEGLU widens by 8, of which half is the gate: 12·D² a row against a plain one's 2·w·D².
 	const widening = 6
-	return float64(c.Depth) * (attentionLayer(c.NumLatents, n, c.LatentDim, width, cross, cross, widening) +
+	return float64(c.Depth) * (attentionLayer(c.NumLatents, n, c.LatentDim, m.width(), cross, cross, widening) +
 		float64(c.SelfPerCross)*attentionLayer(c.NumLatents, c.NumLatents, c.LatentDim, c.LatentDim, self, self, widening))
 }
 

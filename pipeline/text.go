@@ -111,7 +111,7 @@ func (m *textModel) Plan(ctx context.Context, it Item) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	p := Plan{Cost: modality.Cost{Modality: "text", MediaType: "text/plain", Rows: len(ids), RowChannels: m.config.ModelDim}}
+	p := Plan{Cost: modality.Cost{Modality: "text", MediaType: "text/plain", Rows: len(ids), RowChannels: m.config.ModelDim, DecodedBytes: int64(8 * len(ids))}}
 	p.FLOPs = m.flops(len(ids))
 	return p, nil
 }

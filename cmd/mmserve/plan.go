@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"strings"
 
 	"github.com/mmserve/mmserve/modality"
 	"github.com/mmserve/mmserve/modality/media"
+	"github.com/mmserve/mmserve/pipeline"
 )
 
 func plan(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
@@ -25,15 +27,10 @@ func plan(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	}
 	// A person looks at their own files here: TIFF, which a server leaves off, is read.
 	p := modality.Probing{Decode: *decode, Options: map[string]json.RawMessage{"image": json.RawMessage(`{"tiff": true}`)}}
+	var model pipeline.Model
 	if m.dir != "" {
-		model, err := m.open(ctx, e)
-		if err != nil {
+		if model, err = m.open(ctx, e); err != nil {
 			return err
-		}
-		if f, ok := model.(interface {
-			FLOPs(modality.Cost) (float64, error)
-		}); ok {
-			p.Flops = f.FLOPs
 		}
 	}
 	failed := false
@@ -41,7 +38,7 @@ func plan(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		r := probeFile(ctx, path, p)
+		r := probeFile(ctx, path, p, model)
 		failed = failed || r.Error != nil
 		if *asJSON {
 			err = json.NewEncoder(e.stdout).Encode(r)
@@ -58,15 +55,41 @@ func plan(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	return nil
 }
 
-func probeFile(ctx context.Context, path string, p modality.Probing) modality.Report {
+// probeFile plans one file. A model, unless nil, says what rows it makes of the file and what
+// they cost it.
+func probeFile(ctx context.Context, path string, p modality.Probing, model pipeline.Model) modality.Report {
+	refuse := func(err error) modality.Report {
+		return modality.Report{File: path, Error: planError(err)}
+	}
 	in, closer, err := media.File(path)
 	if err != nil {
-		return modality.Report{File: path, Error: modality.AsError(err)}
+		return refuse(err)
 	}
 	defer closer.Close()
+	var plan pipeline.Plan
+	if model != nil {
+		if plan, err = pipeline.PlanPart(ctx, model, pipeline.Part{Input: in}); err != nil {
+			return refuse(err)
+		}
+		if plan.Modality == "array" || !p.Decode {
+			return modality.Report{File: path, Cost: &plan.Cost, Flops: plan.FLOPs}
+		}
+	}
 	r := modality.Probe(ctx, in, p)
 	r.File = path
+	if model != nil && r.Error == nil {
+		r.Modality, r.Notes, r.Flops = plan.Modality, plan.Notes, plan.FLOPs
+		r.Rows, r.RowChannels, r.DecodedBytes = plan.Rows, plan.RowChannels, plan.DecodedBytes
+	}
 	return r
+}
+
+// planError gives an error the code it carries, or that of what does not fit a model.
+func planError(err error) *media.Error {
+	if errors.Is(err, pipeline.ErrInput) && media.CodeOf(err) == "" {
+		return media.Errorf(media.Mismatch, "%v", err)
+	}
+	return modality.AsError(err)
 }
 
 func printReport(e *env, r modality.Report) error {

@@ -2,6 +2,7 @@ package media
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -56,6 +57,16 @@ func (e *Error) Error() string {
 		s += ": " + e.Err.Error()
 	}
 	return s
+}
+
+// MarshalJSON writes the code, the detail with the cause after it, and the numbers.
+func (e *Error) MarshalJSON() ([]byte, error) {
+	type plain Error
+	out := plain(*e)
+	if e.Err != nil {
+		out.Detail += ": " + e.Err.Error()
+	}
+	return json.Marshal(out)
 }
 
 // Unwrap gives the code and the cause.
