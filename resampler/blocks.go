@@ -256,10 +256,18 @@ func (b *blocks) forward(a *tensor.Arena, in Input) tensor.Tensor {
 	mark := a.Mark()
 	defer a.Release(mark)
 	z := a.New(n, b.c.Count(), b.c.Width)
-	x := b.tokens(a, in)
-	b.start(a, z, x)
-	for i := range b.layers {
-		b.layer(a, &b.layers[i], z, x)
+	if b.projection != nil && a.Trace == nil {
+		b.start(a, z, rows{})
+		ready := b.stream(a, in)
+		for i := range b.layers {
+			b.layer(a, &b.layers[i], z, rows{}, &ready[i])
+		}
+	} else {
+		x := b.tokens(a, in)
+		b.start(a, z, x)
+		for i := range b.layers {
+			b.layer(a, &b.layers[i], z, x, nil)
+		}
 	}
 	b.finish(a, out, z)
 	return out
@@ -310,12 +318,13 @@ func average(dst []float32, x tensor.Tensor) {
 	}
 }
 
-// layer updates the latents z (N×n×Width) by one attention and one feed-forward.
-func (b *blocks) layer(a *tensor.Arena, l *layer, z tensor.Tensor, x rows) {
+// layer updates the latents z (N×n×Width) by one attention and one feed-forward. The keys and
+// values of the tokens are ready, or made from x.
+func (b *blocks) layer(a *tensor.Arena, l *layer, z tensor.Tensor, x rows, ready *keysValues) {
 	mark := a.Mark()
 	defer a.Release(mark)
 	branch := a.New(z.Shape...)
-	b.attend(a, l, branch, z, x)
+	b.attend(a, l, branch, z, x, ready)
 	a.Emit(l.ids.attn, branch)
 	kernel.Add(z.Data, z.Data, branch.Data)
 	a.Emit(l.ids.after, z)
@@ -326,7 +335,7 @@ func (b *blocks) layer(a *tensor.Arena, l *layer, z tensor.Tensor, x rows) {
 
 // attend writes the attention branch of the latents into dst: queries from the latents, keys
 // and values from the tokens and the latents, both normalised.
-func (b *blocks) attend(a *tensor.Arena, l *layer, dst, z tensor.Tensor, x rows) {
+func (b *blocks) attend(a *tensor.Arena, l *layer, dst, z tensor.Tensor, x rows, ready *keysValues) {
 	c := b.c
 	mark := a.Mark()
 	defer a.Release(mark)
@@ -337,66 +346,30 @@ func (b *blocks) attend(a *tensor.Arena, l *layer, dst, z tensor.Tensor, x rows)
 	if l.normQ != nil {
 		l.normQ.apply(q.Data, q.Data, q.Rows()*c.Heads)
 	}
-	k, v, ldk, ldv := b.keysValues(a, l, zn, x)
+	kv := ready
+	if kv == nil {
+		made := l.room(a, x.start, count)
+		kv = &made
+		b.addTokens(a, l, kv, x)
+	}
+	for i := range n {
+		l.project(kv, kv.start[i+1]-count, zn.At(i))
+	}
+	if l.normK != nil {
+		l.normK.apply(kv.kt.Data, kv.kt.Data, kv.kt.Rows()*or(c.KVHeads, c.Heads))
+	}
 	o := a.New(n, count, c.Heads*c.HeadDim)
 	args := kernel.AttnArgs{
 		Heads: c.Heads, KVHeads: or(c.KVHeads, c.Heads), QK: c.HeadDim, V: c.HeadDim,
 		Scale: float32(1 / math.Sqrt(float64(c.HeadDim))),
-		L:     count, LDQ: q.Cols(), LDK: ldk, LDV: ldv, LDO: o.Cols(),
+		L:     count, LDQ: q.Cols(), LDK: kv.ldk, LDV: kv.ldv, LDO: o.Cols(),
 	}
 	for i := range n {
-		at := x.start[i] + i*count
-		args.S = x.start[i+1] - x.start[i] + count
+		at := kv.start[i]
+		args.S = kv.start[i+1] - at
 		args.Q, args.Out = q.At(i).Data, o.At(i).Data
-		args.K, args.VV = k[at*ldk:], v[at*ldv:]
+		args.K, args.VV = kv.k[at*kv.ldk:], kv.v[at*kv.ldv:]
 		kernel.Attention(&args)
 	}
 	l.out.Into(dst, o, kernel.Epilogue{})
-}
-
-// blockRows bounds the tokens that are normalised at once.
-const blockRows = 512
-
-// keysValues projects tokens and latents of each picture, side by side, to keys and values and
-// returns them with their row strides. Tokens are normalised a block at a time.
-func (b *blocks) keysValues(a *tensor.Arena, l *layer, zn tensor.Tensor, x rows) (k, v []float32, ldk, ldv int) {
-	n, count, c := zn.Dim(0), zn.Dim(1), b.c
-	total := x.x.Rows() + n*count
-	var kt, vt tensor.Tensor
-	if l.kv != nil {
-		kt = a.New(total, l.kv.Out())
-		k, v, ldk, ldv = kt.Data, kt.Data[kt.Cols()/2:], kt.Cols(), kt.Cols()
-	} else {
-		kt, vt = a.New(total, l.k.Out()), a.New(total, l.v.Out())
-		k, v, ldk, ldv = kt.Data, vt.Data, kt.Cols(), vt.Cols()
-	}
-	project := func(at int, h tensor.Tensor) {
-		to := at + h.Rows()
-		if l.kv != nil {
-			l.kv.Into(kt.Slice(at, to), h, kernel.Epilogue{})
-			return
-		}
-		l.k.Into(kt.Slice(at, to), h, kernel.Epilogue{})
-		l.v.Into(vt.Slice(at, to), h, kernel.Epilogue{})
-	}
-	mark := a.Mark()
-	h := a.New(blockRows+count, c.Width)
-	for i := range n {
-		at := x.start[i] + i*count
-		for from := x.start[i]; from < x.start[i+1] || from == x.start[i]; from += blockRows {
-			to := min(from+blockRows, x.start[i+1])
-			part := h.Slice(0, to-from)
-			l.normX.apply(part.Data, x.x.Slice(from, to).Data, to-from)
-			if to == x.start[i+1] { // the latents go with the last block
-				part = h.Slice(0, to-from+count)
-				copy(part.Data[(to-from)*c.Width:], zn.At(i).Data)
-			}
-			project(at+from-x.start[i], part)
-		}
-	}
-	a.Release(mark)
-	if l.normK != nil {
-		l.normK.apply(kt.Data, kt.Data, kt.Rows()*or(c.KVHeads, c.Heads))
-	}
-	return k, v, ldk, ldv
 }

@@ -129,6 +129,28 @@ func TestPaddingDoesNotShow(t *testing.T) {
 	}
 }
 
+// Stages are watched on another path through the same arithmetic.
+func TestTraceChangesNothing(t *testing.T) {
+	for name, config := range configs {
+		r := build(t, config, kernel.F32)
+		in := input(r)
+		if r.Config.Kind == resampler.Idefics2 { // more tokens than a block holds
+			in = resampler.Input{X: random(5, 2, 700, r.Config.In), Mask: [][]bool{make([]bool, 700), make([]bool, 700)}}
+			for i := range in.Mask[0] {
+				in.Mask[0][i], in.Mask[1][i] = i%5 != 0, i < 3
+			}
+		}
+		a := tensor.Arena{Trace: func(string, tensor.Tensor) {}}
+		watched, err := r.Forward(&a, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(watched.Data, forward(t, r, in).Data) {
+			t.Errorf("%s: a trace changes the latents", name)
+		}
+	}
+}
+
 func TestArenaIsGivenBack(t *testing.T) {
 	for name, config := range configs {
 		r := build(t, config, kernel.F32)
