@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 )
@@ -94,4 +95,65 @@ func BenchmarkPack(b *testing.B) {
 	b.Run("raw16", func(b *testing.B) {
 		rate(b, "elem", n*k, func() { PackRaw16(n, k, BF16W, raw) })
 	})
+}
+
+// BenchmarkDecode reads a layer's weights once a run, as a language model does for every
+// token; compare GB/s with the read rate that Peaks logs.
+func BenchmarkDecode(b *testing.B) {
+	const n, k, copies = 4096, 4096, 3 // together beyond the caches
+	a, dst := noise(1, 4*k), make([]float32, 4*n)
+	raw := make([]uint16, n*k)
+	for i := range raw {
+		raw[i] = toBF16(float32(i%13) - 6)
+	}
+	for _, dt := range []DType{BF16W, F16W, BF16} {
+		var w [copies]*Packed
+		for i := range w {
+			w[i] = PackRaw16(n, k, dt, raw)
+		}
+		for _, m := range []int{1, 4} {
+			b.Run(fmt.Sprintf("%v/m=%d", dt, m), func(b *testing.B) {
+				eachThreads(b, func(b *testing.B) {
+					rate(b, "B", copies*float64(w[0].Bytes()), func() {
+						for _, w := range w {
+							Gemm(dst, n, a, k, m, w, Epilogue{})
+						}
+					})
+				})
+			})
+		}
+	}
+	b.Run("peak", func(b *testing.B) {
+		best := 0.0
+		for b.Loop() {
+			best = max(best, Peaks().Read)
+		}
+		b.ReportMetric(best/1e9, "GB/s")
+	})
+}
+
+// BenchmarkCallers compares the products a second of one caller and of several at once.
+func BenchmarkCallers(b *testing.B) {
+	const m, n, k = 256, 1024, 1024
+	w := packRows(noise(2, n*k), n, k, F32)
+	for _, callers := range []int{1, 2, 4} {
+		b.Run(fmt.Sprint(callers), func(b *testing.B) {
+			each := make([]func(), callers)
+			for i := range each {
+				a, dst := noise(1, m*k), make([]float32, m*n)
+				each[i] = func() {
+					for range 8 {
+						Gemm(dst, n, a, k, m, w, Epilogue{})
+					}
+				}
+			}
+			rate(b, "FLOP", float64(callers)*8*2*m*n*k, func() {
+				var done sync.WaitGroup
+				for _, f := range each {
+					done.Go(f)
+				}
+				done.Wait()
+			})
+		})
+	}
 }
