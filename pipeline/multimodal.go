@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/mmserve/mmserve/modality"
 	"github.com/mmserve/mmserve/modality/media"
@@ -139,7 +140,11 @@ func (m *multimodalModel) hold(ctx context.Context, ad modality.Adapter, in medi
 	defer arr.Close()
 	t, err := materialise(ctx, arr)
 	cost := arr.Cost
-	cost.Notes = append(cost.Notes, arr.Notes...)
+	for _, n := range arr.Notes {
+		if !slices.Contains(cost.Notes, n) {
+			cost.Notes = append(cost.Notes, n)
+		}
+	}
 	return t, cost, err
 }
 

@@ -31,7 +31,7 @@ func caption(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error
 	}
 	opt := pipeline.GenerateOptions{MaxTokens: *tokens, Temperature: *temperature, Seed: *seed}
 	for _, path := range paths {
-		it, done, err := openItem([]string{path}, "")
+		it, done, err := openItem([]string{path})
 		if err != nil {
 			return err
 		}

@@ -26,7 +26,8 @@ func encode(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error 
 	var to feedFlags
 	to.register(fs)
 	file := fs.String("o", "", "`FILE` to write; standard output when empty")
-	text := fs.String("text", "", "encode this text")
+	var texts textFlag
+	fs.Var(&texts, "text", "encode this text; twice for a pair")
 	verbose := fs.Bool("verbose", false, "say on stderr what was detected, cropped, resampled, dropped")
 	paths, err := parse(fs, args)
 	if err != nil {
@@ -35,7 +36,7 @@ func encode(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error 
 	if !slices.Contains(encodeOutputs, *out) {
 		return usagef("--output %q: want one of %s", *out, strings.Join(encodeOutputs, ", "))
 	}
-	if len(paths) == 0 && *text == "" {
+	if len(paths) == 0 && len(texts) == 0 {
 		return usagef("no input given")
 	}
 	if err := to.parse(); err != nil {
@@ -58,7 +59,7 @@ func encode(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error 
 			return err
 		}
 	}
-	it, done, err := openItem(paths, *text)
+	it, done, err := openItem(paths, texts...)
 	if err != nil {
 		return err
 	}

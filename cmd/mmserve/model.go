@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -79,8 +80,22 @@ func (m *machineFlags) apply() error {
 	return nil
 }
 
+// textFlag collects the texts of a flag that may be given twice, for a pair.
+type textFlag []string
+
+func (t *textFlag) String() string { return "" }
+
+// Set implements flag.Value.
+func (t *textFlag) Set(s string) error {
+	if s == "" {
+		return errors.New("the text is empty")
+	}
+	*t = append(*t, s)
+	return nil
+}
+
 // openItem makes an item of input paths and texts. Close releases its files.
-func openItem(paths []string, text string) (pipeline.Item, func(), error) {
+func openItem(paths []string, texts ...string) (pipeline.Item, func(), error) {
 	var it pipeline.Item
 	var closers []func() error
 	done := func() {
@@ -97,7 +112,7 @@ func openItem(paths []string, text string) (pipeline.Item, func(), error) {
 		closers = append(closers, closer.Close)
 		it.Parts = append(it.Parts, pipeline.Part{Input: in})
 	}
-	if text != "" {
+	for _, text := range texts {
 		it.Parts = append(it.Parts, pipeline.TextPart(text))
 	}
 	return it, done, nil

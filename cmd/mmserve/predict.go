@@ -16,13 +16,14 @@ func predict(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error
 	m.register(fs)
 	top := fs.Int("top", 5, "how many classes or bytes to show")
 	asJSON := fs.Bool("json", false, "print one JSON object")
-	text := fs.String("text", "", "the text; [MASK] stands for a byte to fill in")
+	var texts textFlag
+	fs.Var(&texts, "text", "the text; [MASK] stands for a byte to fill in; twice for a pair")
 	file := fs.String("o", "", "`FILE` for optical flow (.flo or .png), reconstructed frames (a directory) and sound")
 	paths, err := parse(fs, args)
 	if err != nil {
 		return err
 	}
-	if len(paths) == 0 && *text == "" {
+	if len(paths) == 0 && len(texts) == 0 {
 		return usagef("no input given")
 	}
 	if *top < 1 {
@@ -32,7 +33,7 @@ func predict(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error
 	if err != nil {
 		return err
 	}
-	it, done, err := openItem(paths, *text)
+	it, done, err := openItem(paths, texts...)
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,7 @@ func search(ctx context.Context, e *env, flags *flag.FlagSet, args []string) err
 func embedQuery(ctx context.Context, model pipeline.Model, query string) ([]float32, error) {
 	it := pipeline.Item{Parts: []pipeline.Part{pipeline.TextPart(query)}}
 	if _, err := os.Stat(query); err == nil {
-		item, done, err := openItem([]string{query}, "")
+		item, done, err := openItem([]string{query})
 		if err != nil {
 			return nil, err
 		}
