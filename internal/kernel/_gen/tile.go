@@ -125,7 +125,9 @@ func tile512(v *vec, family, what string, rows, width, shift int, load func(d in
 	v.op("PCALIGN $32")
 	v.at(loop)
 	if rows <= smallRows {
-		v.op("PREFETCHT0 1536(DX)") // a few rows are bound by memory
+		for line := 0; line < width<<shift; line += 64 { // a few rows are bound by memory
+			v.op("PREFETCHT0 %d(DX)", 4096+line)
+		}
 	}
 	for h := range n {
 		load(28+h, at(h*16<<shift, "DX"))
