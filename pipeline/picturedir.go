@@ -177,6 +177,35 @@ func (l *layout) miniCPMV(d *Dir) error {
 	return nil
 }
 
+// endIDs are the eos_token_id of a configuration and of the language model inside it: one id,
+// or a list.
+func endIDs(config []byte) []int {
+	type ends struct {
+		EOS json.RawMessage `json:"eos_token_id"`
+	}
+	var c struct {
+		ends
+		Lang ends `json:"lang_config"`
+		Text ends `json:"text_config"`
+	}
+	if json.Unmarshal(config, &c) != nil {
+		return nil
+	}
+	var ids []int
+	for _, raw := range []json.RawMessage{c.EOS, c.Lang.EOS, c.Text.EOS} {
+		var one int
+		var many []int
+		switch {
+		case len(raw) == 0 || string(raw) == "null":
+		case json.Unmarshal(raw, &one) == nil:
+			ids = append(ids, one)
+		case json.Unmarshal(raw, &many) == nil:
+			ids = append(ids, many...)
+		}
+	}
+	return ids
+}
+
 // hasKey reports whether a JSON object has a key that is not null.
 func hasKey(object []byte, key string) bool {
 	fields := map[string]json.RawMessage{}

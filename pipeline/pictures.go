@@ -73,7 +73,7 @@ func openPictures(_ context.Context, d *Dir, s weights.Scope, opt Options) (Mode
 			if err := net.LM.Config.CheckTokenizer(m.tok.Size()); err != nil {
 				return nil, err
 			}
-			m.stop = m.family.stops(m.tok)
+			m.stop = append(m.family.stops(m.tok), endIDs(l.config)...)
 		}
 	}
 	return m, nil
@@ -145,10 +145,11 @@ func (m *pictureModel) encode(ctx context.Context, a *tensor.Arena, parts []Part
 			return latents, nil, nil, err
 		}
 		notes = append(notes, more...)
-		for _, pic := range list {
+		for _, at := range list {
 			if err := ctx.Err(); err != nil {
 				return latents, nil, nil, err
 			}
+			pic := at()
 			mark := a.Mark()
 			z, err := m.net.Encode(a, pic)
 			if err != nil {
@@ -172,38 +173,59 @@ func (m *pictureModel) encode(ctx context.Context, a *tensor.Arena, parts []Part
 	return latents, pictures, notes, nil
 }
 
-// pictures prepares one file: one picture, or the parts that a family splits it into.
-func (m *pictureModel) pictures(ctx context.Context, in media.Input) (out []conditioned.Pictures, cols int, notes []string, err error) {
+// pictures prepares one file: one picture, or the parts that a family splits it into. Each is
+// made numbers when it is its turn.
+func (m *pictureModel) pictures(ctx context.Context, in media.Input) (out []func() conditioned.Pictures, cols int, notes []string, err error) {
 	if m.family.name == sliced {
-		return slices448(ctx, m.processor, in)
+		list, cols, notes, err := slices448(ctx, m.processor, in)
+		for _, pic := range list {
+			out = append(out, func() conditioned.Pictures { return pic })
+		}
+		return out, cols, notes, err
 	}
-	px, err := m.processor.Pixels(ctx, in, imagefile.Options{})
+	img, err := imagefile.Decode(ctx, in, imagefile.Options{})
 	if err != nil {
 		return nil, 0, nil, err
 	}
-	for i := range px.Values.Dim(0) {
-		pic := conditioned.Pictures{Pixels: vision.ChannelsLast(px.Values.Slice(i, i+1))}
-		if m.net.Tower.Config.Kind == vision.Idefics2 {
-			pic.Masks = [][]bool{patchMask(px.Mask.At(i), m.net.Tower.Config.Patch)}
-		}
-		out = append(out, pic)
+	if err := m.processor.Check(img.Config.Width, img.Config.Height, in.Limits); err != nil {
+		return nil, 0, nil, err
 	}
-	return out, 1, px.Notes, nil
+	prepared, err := m.processor.Prepare(ctx, img)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	h, w := 0, 0 // the size to which the reference pads them all
+	for _, p := range prepared.Pictures {
+		h, w = max(h, p.H), max(w, p.W)
+	}
+	for _, p := range prepared.Pictures {
+		out = append(out, func() conditioned.Pictures { return conditioned.Pictures{Pixels: m.pixels(p, h, w)} })
+	}
+	return out, 1, append(slices.Clone(img.Notes), prepared.Notes...), nil
 }
 
-// patchMask is true for a patch with any real pixel.
-func patchMask(mask tensor.Tensor, patch int) []bool {
-	h, w := mask.Dim(0)/patch, mask.Dim(1)/patch
-	out := make([]bool, h*w)
-	for y := range h * patch {
-		for x := range w * patch {
-			if mask.Data[y*mask.Dim(1)+x] != 0 {
-				out[y/patch*w+x/patch] = true
-			}
-		}
+// pixels is a picture as the tower reads it, 1×H×W×3. A tower of native aspect ratio counts a
+// patch that is part padding as real and passes over one that is all padding: it is given the
+// real ones alone, of those that a picture padded to padH×padW has.
+func (m *pictureModel) pixels(p *imagefile.RGB, padH, padW int) tensor.Tensor {
+	x := vision.ChannelsLast(m.processor.Normalise([]*imagefile.RGB{p}).Values)
+	t := m.net.Tower.Config
+	if t.Kind != vision.Idefics2 {
+		return x
+	}
+	h, w := realPatches(p.H, padH, t.Patch)*t.Patch, realPatches(p.W, padW, t.Patch)*t.Patch
+	if h == p.H && w == p.W {
+		return x
+	}
+	out := tensor.New(1, h, w, 3)
+	for y := range min(h, p.H) {
+		copy(out.Data[3*y*w:][:3*min(w, p.W)], x.Data[3*y*p.W:])
 	}
 	return out
 }
+
+// realPatches is the number of patches along n pixels padded to pad that hold any of them.
+func realPatches(n, pad, patch int) int { return max(min((n+patch-1)/patch, pad/patch), 1) }
 
 // Encode returns the latents of the pictures, one after the other: (P·n)×W.
 func (m *pictureModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*Encoding, error) {

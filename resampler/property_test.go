@@ -267,3 +267,36 @@ func Example() {
 	fmt.Println(z.Shape, cfg.SoftTokens())
 	// Output: [2 4 32] false
 }
+
+// The published names of Qwen-VL are those of the fixture, some one level up.
+func TestQwenVLNames(t *testing.T) {
+	names := map[string][]int{}
+	for _, s := range []struct {
+		name  string
+		shape []int
+	}{
+		{"transformer.visual.attn_pool.query", []int{9, 64}}, {"transformer.visual.attn_pool.pos_embed", []int{9, 64}},
+		{"transformer.visual.attn_pool.kv_proj.weight", []int{64, 48}}, {"transformer.visual.attn_pool.attn.in_proj_weight", []int{192, 64}},
+		{"transformer.visual.attn_pool.attn.in_proj_bias", []int{192}}, {"transformer.visual.attn_pool.attn.out_proj.weight", []int{64, 64}},
+		{"transformer.visual.attn_pool.attn.out_proj.bias", []int{64}}, {"transformer.visual.attn_pool.ln_q.weight", []int{64}},
+		{"transformer.visual.attn_pool.ln_q.bias", []int{64}}, {"transformer.visual.attn_pool.ln_kv.weight", []int{64}},
+		{"transformer.visual.attn_pool.ln_kv.bias", []int{64}}, {"transformer.visual.ln_post.weight", []int{64}},
+		{"transformer.visual.ln_post.bias", []int{64}}, {"transformer.visual.proj", []int{64, 64}},
+		{"transformer.visual.conv1.weight", []int{8, 3, 2, 2}}, {"transformer.wte.weight", []int{4, 4}},
+	} {
+		names[s.name] = s.shape
+	}
+	var specs []weights.Spec
+	for name, shape := range names {
+		specs = append(specs, weights.Spec{Name: name, DType: weights.F32, Shape: shape})
+	}
+	cfg, err := resampler.ParseConfig([]byte(configs["qwen_vl"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := weights.Bind(resampler.QwenVLNames(weights.Seeded(specs...)), func(s weights.Scope) (*resampler.Resampler, error) {
+		return resampler.New(s, cfg)
+	}); err != nil {
+		t.Error(err)
+	}
+}
