@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/mmserve/mmserve/modality"
@@ -52,6 +53,7 @@ func newMetrics(s *Server) *metrics {
 		gauge("queue_waiting", "Items waiting for a turn.", func() float64 { return float64(s.queue.Load().Waiting) }),
 		gauge("queue_drain_flops_per_second", "Measured drain rate.", func() float64 { return s.queue.Load().Rate }),
 	)
+	reg.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
 	m.handler = promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	return m
 }

@@ -16,7 +16,7 @@ type Queue struct {
 	// Capacity is the cost that may be admitted at once, running and waiting together; zero
 	// means what the measured rate drains in Wait.
 	Capacity float64
-	// Wait bounds how long admitted work is expected to take; zero means five seconds.
+	// Wait bounds how long admitted work is expected to take; zero means two seconds.
 	Wait time.Duration
 	// Slots is the number of passes that run at once.
 	Slots int
@@ -27,11 +27,14 @@ type Queue struct {
 	waiting  list.List // of *ticket, in order of arrival
 	rate     float64   // measured FLOPs a second, exponentially averaged
 	typical  float64   // cost of an item, exponentially averaged
+	left     time.Time // the last end of a turn with others waiting, else zero
+	done     float64   // cost of a turn while others wait, exponentially averaged
+	between  float64   // seconds from one such end to the next, exponentially averaged
 	now      func() time.Time
 }
 
 const (
-	defaultWait = 5 * time.Second
+	defaultWait = 2 * time.Second
 	maxWaiting  = 4096 // turns waited for, whatever they cost
 	leastCost   = 5e6  // of an item that costs anything: parsing and answering it
 	weight      = 0.1  // of a new value in an average
@@ -91,12 +94,22 @@ func (q *Queue) drain() float64 {
 // Enter waits for a turn of work that costs flops, and returns what ends it. What does not fit
 // is refused with a *Saturated. An ended context gives the place back.
 func (q *Queue) Enter(ctx context.Context, flops float64) (leave func(), err error) {
+	return q.enter(ctx, flops, false)
+}
+
+// Continue is Enter for further work of a request that has been admitted before: it waits its
+// turn and is not refused. A request waits for one turn at a time, so the bound holds.
+func (q *Queue) Continue(ctx context.Context, flops float64) (leave func(), err error) {
+	return q.enter(ctx, flops, true)
+}
+
+func (q *Queue) enter(ctx context.Context, flops float64, known bool) (leave func(), err error) {
 	q.mu.Lock()
 	if flops > 0 {
 		flops = max(flops, leastCost)
 		q.typical += weight * (flops - q.typical)
 	}
-	if !q.fits(flops) {
+	if !known && !q.fits(flops) {
 		defer q.mu.Unlock()
 		return nil, q.saturated(flops)
 	}
@@ -133,17 +146,44 @@ func (q *Queue) leave(flops float64) func() {
 	return sync.OnceFunc(func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		if took := q.clock().Sub(begin).Seconds(); took > 0 && flops > 0 {
-			r := flops / took * float64(max(q.running, 1))
-			if q.rate == 0 {
-				q.rate = r
-			}
-			q.rate += weight * (r - q.rate)
-		}
+		q.measure(flops, begin)
 		q.admitted = max(0, q.admitted-flops)
 		q.running--
 		q.next()
 	})
+}
+
+// measure learns from a turn that ends now. While others wait, the rate is what ends in the
+// time between ends; else it is what the slots in use would do. The lock is held.
+func (q *Queue) measure(flops float64, begin time.Time) {
+	if flops == 0 {
+		return
+	}
+	now := q.clock()
+	took := now.Sub(begin).Seconds()
+	busy := q.waiting.Len() > 0
+	switch {
+	case busy && !q.left.IsZero():
+		q.done = average(q.done, flops)
+		q.between = average(q.between, now.Sub(q.left).Seconds())
+		if q.between > 0 {
+			q.rate = q.done / q.between
+		}
+	case took > 0:
+		q.rate = average(q.rate, flops/took*float64(max(q.running, 1)))
+	}
+	q.left = time.Time{}
+	if busy {
+		q.left = now
+	}
+}
+
+// average moves an exponential average; the first value is taken as it is.
+func average(old, v float64) float64 {
+	if old == 0 {
+		return v
+	}
+	return old + weight*(v-old)
 }
 
 // next gives free slots to who waits longest. The lock is held.

@@ -28,6 +28,8 @@ type job struct {
 	release func()
 	ctx     context.Context
 	cancel  context.CancelFunc
+
+	admitted bool // an item has had a turn
 }
 
 // begin parses a request, finds its model and applies its own deadline. The caller ends it.
@@ -99,12 +101,17 @@ func (s *Server) one(j *job, it pipeline.Item, r *result, run func(context.Conte
 		return err
 	}
 	stop = stage(j.ctx, "queue")
-	leave, err := s.queue.Enter(j.ctx, r.plan.FLOPs)
+	enter := s.queue.Enter
+	if j.admitted {
+		enter = s.queue.Continue
+	}
+	leave, err := enter(j.ctx, r.plan.FLOPs)
 	stop()
 	if err != nil {
 		return err
 	}
 	defer leave()
+	j.admitted = true
 	s.metrics.work(j.req.Model, r.plan)
 	stop = stage(j.ctx, "model")
 	defer stop()

@@ -72,7 +72,7 @@ func newSettings(fs *flag.FlagSet) *settings {
 	fs.Int64Var(&s.maxBody, "max-body", 64<<20, "largest request body, in `BYTES`")
 	fs.IntVar(&s.maxItems, "max-items", 128, "most items of one request")
 	fs.DurationVar(&s.deadline, "deadline", time.Minute, "longest a request may take")
-	fs.DurationVar(&s.wait, "queue-wait", 5*time.Second, "longest expected wait, at the measured rate, before requests are refused")
+	fs.DurationVar(&s.wait, "queue-wait", 2*time.Second, "longest expected wait, at the measured rate, before requests are refused")
 	fs.Int64Var(&s.bodyRate, "body-rate", 4096, "least `BYTES` a second of an arriving body")
 	fs.Int64Var(&s.memory, "memory", 0, "soft limit of the process's memory, in `BYTES` (as GOMEMLIMIT); 0 leaves it")
 	fs.Int64Var(&s.budget, "model-budget", 0, "most `BYTES` of loaded weights; the least recently used model goes first; 0: no limit")

@@ -1,0 +1,323 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"text/tabwriter"
+	"time"
+)
+
+// loadFlags say how hard to press, and with what.
+type loadFlags struct {
+	url, key string
+	rates    string
+	seconds  float64
+	capacity float64
+	hostile  float64
+	check    bool
+	json     bool
+}
+
+// stageReport is what one rate did to the server.
+type stageReport struct {
+	Rate     float64 `json:"rate"`      // of capacity
+	Offered  float64 `json:"offered"`   // requests a second
+	Goodput  float64 `json:"goodput"`   // right answers a second
+	P50      float64 `json:"p50_ms"`    // of admitted requests
+	P99      float64 `json:"p99_ms"`    //
+	Shed     float64 `json:"shed"`      // share refused with 429 or 503
+	Failed   int64   `json:"failed"`    // neither answered nor shed
+	Wrong    int64   `json:"wrong"`     // answers that differ from the first of the same input
+	Refused  int64   `json:"refused"`   // hostile inputs refused, as they should be
+	Accepted int64   `json:"accepted"`  // hostile inputs answered
+	RSS      float64 `json:"rss_bytes"` // of the server afterwards
+}
+
+// load drives a server over HTTP in an open loop: requests come at their own times, whether or
+// not earlier ones were answered, as they do from many clients.
+func load(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
+	var f loadFlags
+	fs.StringVar(&f.url, "url", "", "server to press; empty starts one on a free port, with the built-in model")
+	fs.StringVar(&f.key, "key", "", "API key")
+	fs.StringVar(&f.rates, "rates", "0.5,1,2,5", "rates, in multiples of capacity")
+	fs.Float64Var(&f.seconds, "seconds", 10, "length of each rate")
+	fs.Float64Var(&f.capacity, "capacity", 0, "requests a second that count as capacity; 0 measures it first")
+	fs.Float64Var(&f.hostile, "hostile", 0, "share of broken inputs among the requests")
+	fs.BoolVar(&f.check, "check", false, "fail on a wrong answer, a failed request, growing memory, or goodput that falls under overload")
+	fs.BoolVar(&f.json, "json", false, "print JSON")
+	files, err := parse(fs, args)
+	if err != nil {
+		return err
+	}
+	var rates []float64
+	for r := range strings.SplitSeq(f.rates, ",") {
+		v, err := strconv.ParseFloat(strings.TrimSpace(r), 64)
+		if err != nil || v <= 0 {
+			return usagef("--rates: %q is no positive number", r)
+		}
+		rates = append(rates, v)
+	}
+	if f.seconds <= 0 || f.hostile < 0 || f.hostile >= 1 {
+		return usagef("--seconds wants more than 0, --hostile a share below 1")
+	}
+	if f.url == "" {
+		url, stop, err := startServer(ctx)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		f.url = url
+	}
+	g, err := newGenerator(ctx, f, files)
+	if err != nil {
+		return err
+	}
+	if f.capacity == 0 {
+		if f.capacity, err = g.capacity(ctx, min(5*time.Second, time.Duration(f.seconds*float64(time.Second)))); err != nil {
+			return err
+		}
+	}
+	var reports []stageReport
+	for _, r := range rates {
+		reports = append(reports, g.press(ctx, r, r*f.capacity, time.Duration(f.seconds*float64(time.Second))))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	if err := printLoad(e.stdout, f, reports); err != nil {
+		return err
+	}
+	if f.check {
+		return checkLoad(reports)
+	}
+	return nil
+}
+
+func printLoad(w io.Writer, f loadFlags, reports []stageReport) error {
+	if f.json {
+		return json.NewEncoder(w).Encode(map[string]any{"capacity": f.capacity, "stages": reports})
+	}
+	fmt.Fprintf(w, "capacity %.1f requests/s\n", f.capacity)
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "rate\toffered/s\tgoodput/s\tp50 ms\tp99 ms\tshed\tfailed\twrong\thostile refused\tanswered\tRSS MiB\t")
+	for _, r := range reports {
+		fmt.Fprintf(t, "%.2g×\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f %%\t%d\t%d\t%d\t%d\t%.0f\t\n",
+			r.Rate, r.Offered, r.Goodput, r.P50, r.P99, 100*r.Shed, r.Failed, r.Wrong, r.Refused, r.Accepted, r.RSS/(1<<20))
+	}
+	return t.Flush()
+}
+
+// checkLoad is the verdict of --check.
+func checkLoad(reports []stageReport) error {
+	peak := 0.0
+	for _, r := range reports {
+		peak = max(peak, r.Goodput)
+		if r.Wrong > 0 || r.Failed > 0 || r.Accepted > 0 {
+			return fmt.Errorf("at %.2g×: %d wrong answers, %d failed requests, %d hostile inputs answered", r.Rate, r.Wrong, r.Failed, r.Accepted)
+		}
+	}
+	last := reports[len(reports)-1]
+	if last.Goodput < 0.9*peak && last.Rate > 1 {
+		return fmt.Errorf("goodput fell to %.1f/s at %.2g×, peak %.1f/s", last.Goodput, last.Rate, peak)
+	}
+	const growth = 1.25
+	if first := reports[0]; len(reports) > 1 && first.RSS > 0 && first.Rate == last.Rate && last.RSS > growth*first.RSS {
+		return fmt.Errorf("memory grew from %.0f to %.0f MiB", first.RSS/(1<<20), last.RSS/(1<<20))
+	}
+	return nil
+}
+
+// generator sends inputs and knows their right answers.
+type generator struct {
+	loadFlags
+	client *http.Client
+	inputs []loadInput
+	bad    [][]byte
+}
+
+// loadInput is a request's body with its answer.
+type loadInput struct {
+	body, answer []byte
+}
+
+// newGenerator asks for each input once, one after the other: those answers are the right ones.
+func newGenerator(ctx context.Context, f loadFlags, files []string) (*generator, error) {
+	g := &generator{loadFlags: f, client: &http.Client{
+		Timeout:   time.Minute,
+		Transport: &http.Transport{MaxIdleConnsPerHost: 512, MaxConnsPerHost: 0, DisableCompression: true},
+	}}
+	var bodies [][]byte
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		bodies = append(bodies, b)
+	}
+	if len(bodies) == 0 {
+		bodies = [][]byte{[]byte("what is the weather like in Lisbon"), []byte("play some music"), []byte("book a table for two at eight")}
+	}
+	for i, b := range bodies {
+		status, answer, err := g.send(ctx, b)
+		if err != nil || status != http.StatusOK {
+			return nil, fmt.Errorf("load: input %d: status %d: %.200s %w", i, status, answer, orNil(err))
+		}
+		g.inputs = append(g.inputs, loadInput{b, answer})
+	}
+	g.bad = [][]byte{
+		[]byte("\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\xea\x60\x00\x00\xea\x60\x08\x06\x00\x00\x00"),
+		[]byte("RIFF\xff\xff\xff\xffWAVEfmt "), []byte("ply\nformat binary_little_endian 1.0\nelement vertex 9999999999\nend_header\n"),
+		[]byte("\xff\xd8\xff\xe0\x00\x10JFIF"), {},
+	}
+	return g, nil
+}
+
+func orNil(err error) error {
+	if err == nil {
+		return errSilent
+	}
+	return err
+}
+
+// send asks for the pooled vector of one body, as bare numbers.
+func (g *generator) send(ctx context.Context, body []byte) (status int, answer []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, "POST", g.url+"/v1/encode?output=pooled&format=raw", bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	if g.key != "" {
+		req.Header.Set("Authorization", "Bearer "+g.key)
+	}
+	resp, err := g.client.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	answer, err = io.ReadAll(resp.Body)
+	return resp.StatusCode, answer, err
+}
+
+// capacity is the requests a second that a few clients get, each waiting for its answers.
+func (g *generator) capacity(ctx context.Context, d time.Duration) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	var n, other atomic.Int64
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for range 2 * runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				in := g.inputs[rand.IntN(len(g.inputs))]
+				switch status, _, err := g.send(ctx, in.body); {
+				case err == nil && status == http.StatusOK:
+					n.Add(1)
+				case ctx.Err() == nil:
+					other.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n.Load() == 0 {
+		return 0, fmt.Errorf("load: no answer in %s (%d failures)", d, other.Load())
+	}
+	return float64(n.Load()) / time.Since(begin).Seconds(), nil
+}
+
+// press sends requests at random times, so many a second on average, and waits for the last.
+func (g *generator) press(ctx context.Context, multiple, rate float64, d time.Duration) stageReport {
+	r := stageReport{Rate: multiple}
+	var mu sync.Mutex
+	var took []float64
+	var sent, good, shed int64
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for due := begin; ; {
+		due = due.Add(time.Duration(rand.ExpFloat64() / rate * float64(time.Second)))
+		if due.Sub(begin) > d || ctx.Err() != nil {
+			break
+		}
+		time.Sleep(time.Until(due))
+		sent++
+		hostile := rand.Float64() < g.hostile
+		wg.Go(func() {
+			in := g.inputs[rand.IntN(len(g.inputs))]
+			if hostile {
+				in = loadInput{body: g.bad[rand.IntN(len(g.bad))]}
+			}
+			status, answer, err := g.send(ctx, in.body)
+			ms := time.Since(due).Seconds() * 1e3 // from when it was due: waiting to be sent counts
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				r.Failed++
+			case status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests:
+				shed++
+			case hostile && status >= 400 && status < 500:
+				r.Refused++
+			case hostile && status == http.StatusOK:
+				r.Accepted++
+			case status != http.StatusOK:
+				r.Failed++
+			case !bytes.Equal(answer, in.answer):
+				r.Wrong++
+			default:
+				good++
+				took = append(took, ms)
+			}
+		})
+	}
+	wg.Wait()
+	seconds := time.Since(begin).Seconds()
+	slices.Sort(took)
+	r.Offered, r.Goodput = float64(sent)/d.Seconds(), float64(good)/seconds
+	r.P50, r.P99 = quantile(took, 0.5), quantile(took, 0.99)
+	r.Shed = float64(shed) / float64(max(sent, 1))
+	r.RSS = g.rss(ctx)
+	return r
+}
+
+func quantile(sorted []float64, q float64) float64 {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
+}
+
+// rss is the server's resident memory by its own metrics, 0 when it does not tell.
+func (g *generator) rss(ctx context.Context) float64 {
+	req, err := http.NewRequestWithContext(ctx, "GET", g.url+"/metrics", nil)
+	if err != nil {
+		return 0
+	}
+	if g.key != "" {
+		req.Header.Set("Authorization", "Bearer "+g.key)
+	}
+	resp, err := g.client.Do(req)
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "process_resident_memory_bytes "); ok {
+			n, _ := strconv.ParseFloat(strings.TrimSpace(v), 64)
+			return n
+		}
+	}
+	return 0
+}
