@@ -236,4 +236,3 @@ func unpackFloat(x uint32) float64 {
 	}
 	return math.Ldexp(m, int(x>>21&0x3ff)-788)
 }
-
