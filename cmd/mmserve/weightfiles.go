@@ -34,7 +34,8 @@ func importWeights(_ context.Context, e *env, fs *flag.FlagSet, args []string) e
 // inspection is the JSON of inspect.
 type inspection struct {
 	Architecture string      `json:"architecture,omitempty"`
-	Known        bool        `json:"known,omitempty"` // the architecture loads here
+	Known        bool        `json:"known,omitempty"`       // the architecture loads here
+	Composition  []string    `json:"composition,omitempty"` // of a native directory, for people
 	Tensors      []inspected `json:"tensors"`
 	Parameters   int64       `json:"parameters"`
 	Bytes        int64       `json:"bytes"`
@@ -45,6 +46,17 @@ type inspected struct {
 	Name  string        `json:"name"`
 	DType weights.DType `json:"dtype"`
 	Shape []int         `json:"shape"`
+}
+
+// describe fills in what a directory says of itself.
+func (in *inspection) describe(path string) error {
+	d, err := pipeline.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	in.Architecture, in.Known = d.Arch, pipeline.Known(d.Arch)
+	in.Composition, err = d.Explain()
+	return err
 }
 
 func inspect(_ context.Context, e *env, fs *flag.FlagSet, args []string) error {
@@ -58,11 +70,9 @@ func inspect(_ context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	}
 	var in inspection
 	if st, err := os.Stat(paths[0]); err == nil && st.IsDir() {
-		d, err := pipeline.ReadDir(paths[0])
-		if err != nil {
-			return err
+		if err := in.describe(paths[0]); err != nil {
+			fmt.Fprintf(e.stderr, "note: %v; the weights alone are shown\n", err)
 		}
-		in.Architecture, in.Known = d.Arch, pipeline.Known(d.Arch)
 	}
 	s, err := weights.Inspect(paths[0])
 	if err != nil {
@@ -80,6 +90,9 @@ func inspect(_ context.Context, e *env, fs *flag.FlagSet, args []string) error {
 		if !in.Known {
 			fmt.Fprintln(e.stdout, "it does not load here: no recipe of that name")
 		}
+	}
+	for _, line := range in.Composition {
+		fmt.Fprintln(e.stdout, line)
 	}
 	w := tabwriter.NewWriter(e.stdout, 0, 4, 2, ' ', 0)
 	for _, t := range in.Tensors {
