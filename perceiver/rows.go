@@ -104,7 +104,7 @@ func (p Picture) check(i, axes, channels int) error {
 }
 
 // maxRows bounds the rows of one grid, so that sizes multiply safely.
-const maxRows = 1 << 31
+const maxRows = 1<<31 - 1
 
 // Planes returns the pictures of a channels-first tensor B×C×H×W; they share its data.
 func Planes(t tensor.Tensor) []Picture {
