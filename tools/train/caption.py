@@ -229,7 +229,7 @@ def collect(net, b, d, views, deadline):
             for part, yy, names in ((x[:24], y[:24], D.DIGITS), (x[24:], y[24:], D.ESC)):
                 xx, n = T.pad(part, 64)
                 put(latents(net, "audio", xx.unsqueeze(-1), n), [D.CAPTION[names[k]] for k in yy], 0.7)
-    return torch.cat(z), text, np.array(weight)
+    return z, text, np.array(weight)
 
 
 @torch.no_grad()
@@ -254,6 +254,8 @@ def main():
     a.add_argument("--lr", type=float, default=2e-3)
     a.add_argument("--seed", type=int, default=1)
     a.add_argument("--threads", type=int, default=2)
+    a.add_argument("--collect-only", action="store_true", help="stop after phase 1 (may run beside --lm-only)")
+    a.add_argument("--joint", action="store_true", help="phase 3 trains the byte LM too (a budget too short for phase 2)")
     a.add_argument("--lm-only", action="store_true", help="stop after phase 2")
     args = a.parse_args()
     torch.set_num_threads(args.threads)
@@ -264,6 +266,24 @@ def main():
     d = D.load(args.data, out / "cache")
     b = T.Batches(d, args.seed)
     cfg = M.read_config(pathlib.Path(__file__).parent / "configs" / "default.json")
+    stored = out / "latents.pt"
+
+    def phase1():
+        s = torch.load(out / "last.pt", weights_only=False)
+        net = M.Model(s["cfg"]).eval().requires_grad_(False)
+        net.load_state_dict(s["ema"])
+        if not stored.exists() or stored.stat().st_mtime < (out / "last.pt").stat().st_mtime:
+            with torch.autocast("cpu", torch.bfloat16):
+                z, text, weight = collect(net, b, d, args.views, time.time() + 0.25 * (end - time.time()))
+            torch.save((torch.cat(z), text, weight), out / "latents.tmp")
+            (out / "latents.tmp").replace(stored)
+        z, text, weight = torch.load(stored, weights_only=False)
+        print(f"{len(text)} latents stored, {time.time() - start:.0f} s", flush=True)
+        return net, z, text, weight
+
+    if args.collect_only:
+        phase1()
+        return
     cap = Captioner(cfg)
     rng = np.random.default_rng(args.seed)
     log = open(out / "caption-log.jsonl", "a")
@@ -305,12 +325,7 @@ def main():
     if args.lm_only:
         return
 
-    s = torch.load(out / "last.pt", weights_only=False)
-    net = M.Model(s["cfg"]).eval().requires_grad_(False)
-    net.load_state_dict(s["ema"])
-    with torch.autocast("cpu", torch.bfloat16):
-        z, text, weight = collect(net, b, d, args.views, time.time() + 0.3 * (end - time.time()))
-    print(f"{len(text)} latents stored, {time.time() - start:.0f} s", flush=True)
+    net, z, text, weight = phase1()
     weight = weight / weight.sum()
     cum = np.cumsum(weight)
 
@@ -321,9 +336,10 @@ def main():
         zz = zz + 0.05 * torch.randn_like(zz) * zz.std()
         return loss_of(cap(x, cap.resampler(zz)), x)
 
-    for p in cap.lm_parameters():
-        p.requires_grad_(False)
-    fit("caption", cap.new_parameters(), batch, end - 15, args.steps, args.lr)
+    if not args.joint:
+        for p in cap.lm_parameters():
+            p.requires_grad_(False)
+    fit("caption", list(cap.parameters()) if args.joint else cap.new_parameters(), batch, end - 15, args.steps, args.lr)
     torch.save({"cap": cap.state_dict()}, out / "caption.pt")
     v, examples = validate(cap.eval(), net, d)
     print(f"caption exact match on the validation styles: {v:.4f}", examples, flush=True)
