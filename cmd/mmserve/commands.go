@@ -7,9 +7,9 @@ const defaultCommand = "help"
 func commands() []command {
 	return []command{
 		{"predict", "[--model DIR] [--top 5] [--json] INPUT… | --text T", "run a model's task on media and print the answer", predict},
-		{"encode", "[--model DIR] [--output latents] [--format json] [-o FILE] INPUT…", "turn media into latents, a pooled vector, the byte array or soft tokens", encode},
+		{"encode", "[--model DIR] [--output latents] [--format json] [-o FILE] INPUT…", "turn media into latents, a pooled vector, the byte array, soft tokens or a language model server's payload", encode},
 		{"caption", "[--model DIR] FILE…", "say in words what a file shows", caption},
-		{"generate", "[--model DIR] [--image FILE]… [--prompt TEXT]", "continue a prompt about pictures, as it is written", generate},
+		{"generate", "[--model DIR] [--image FILE]… --prompt TEXT [--max-tokens 64] [--temperature 0] [--json]", "continue a prompt about media, as the text comes", generate},
 		{"search", "[--model DIR] [--top 5] DIR QUERY", "find the files of a directory that are most like a file or words", search},
 		{"plan", "[--model DIR] [--json] [--decode] FILE…", "say what files hold and would cost, from their headers", plan},
 		{"preprocess", "--config preprocessor_config.json IMAGE -o out.npy", "write exactly the pixels a model would see", preprocess},
@@ -17,6 +17,7 @@ func commands() []command {
 		{"verify", "[--kernels SET] [--plain] DIR…", "compare a model with its reference outputs, stage by stage", verify},
 		{"bench", "--model DIR | --config FILE --random [--batch 1] [--seconds 10] [--json]", "measure a model's forward pass", bench},
 		{"serve", "[--addr 127.0.0.1:8080] [--models NAME=DIR] [--config FILE]", "serve models over HTTP", serve},
+		{"load", "[--url URL] [--rates 0.5,1,2,5] [--seconds 10] [--hostile 0.01] [FILE…]", "press a server over HTTP and print goodput, latency and what was shed", load},
 		{"config", "[flags of serve]", "print the server's effective settings and where each came from", config},
 		{"eval", "[--model DIR] [--json] [--split S] DATA_DIR", "measure a model on labelled data", eval},
 		{"import", "IN.bin|IN.pt OUT.safetensors", "convert a PyTorch weight file without running any of it", importWeights},
