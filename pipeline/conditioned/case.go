@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/mmserve/mmserve/flamingo"
 	"github.com/mmserve/mmserve/internal/refcase"
@@ -24,23 +26,18 @@ var Kinds = []string{
 // RunCase loads what a reference case describes and runs the case's inputs. Every stage goes
 // to a.Trace under the case's name for it.
 func RunCase(ctx context.Context, a *tensor.Arena, c *refcase.Case) error {
-	switch c.Kind {
-	case "flamingo/gated_xattn_block":
+	if !slices.Contains(Kinds, c.Kind) {
+		return fmt.Errorf("conditioned: case %s: kind %q is not known", c.Name, c.Kind)
+	}
+	switch family, part, _ := strings.Cut(c.Kind, "/"); {
+	case family == "resampler":
+		return resampler.RunCase(a, c)
+	case family == "vision":
+		return vision.RunCase(a, c)
+	case part == "gated_xattn_block":
 		return flamingo.RunBlockCase(a, c)
-	case "flamingo/openflamingo", "flamingo/idefics":
-		return runModel(ctx, a, c)
 	}
-	for _, k := range Kinds[:7] {
-		if c.Kind == k {
-			return resampler.RunCase(a, c)
-		}
-	}
-	for _, k := range Kinds[7:11] {
-		if c.Kind == k {
-			return vision.RunCase(a, c)
-		}
-	}
-	return fmt.Errorf("conditioned: case %s: kind %q is not known", c.Name, c.Kind)
+	return runModel(ctx, a, c)
 }
 
 // caseTokens is how many greedy tokens a case expects.
