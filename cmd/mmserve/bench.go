@@ -27,8 +27,9 @@ type benchResult struct {
 	GFLOPs       float64 `json:"gflops"` // textbook GFLOP a second, by the median
 	GFLOP        float64 `json:"gflop"`  // of one forward
 	LoadS        float64 `json:"load_s"`
-	RSSMiB       float64 `json:"rss_mib"`        // peak of the process
-	LoadedMiB    float64 `json:"rss_loaded_mib"` // before the first forward
+	RSSMiB       float64 `json:"rss_mib"`        // peak of the process while it runs forwards
+	LoadedMiB    float64 `json:"rss_loaded_mib"` // of the process with the weights loaded, before the first forward
+	LoadMiB      float64 `json:"rss_load_mib"`   // peak of the process while it loads
 }
 
 func bench(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
@@ -66,9 +67,11 @@ func bench(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	info := model.Info()
 	r := benchResult{
 		Architecture: info.Architecture, Batch: *batch, Threads: kernel.Threads(), Kernels: kernel.Set(),
-		DType: info.DType, GFLOP: flops / 1e9, LoadS: time.Since(start).Seconds(), LoadedMiB: currentRSS(),
+		DType: info.DType, GFLOP: flops / 1e9, LoadS: time.Since(start).Seconds(), LoadMiB: peakRSS(),
 	}
-	if err := r.measure(ctx, *seconds, forward); err != nil {
+	resetPeakRSS()
+	r.LoadedMiB = currentRSS()
+	if err := r.measure(withProgress(ctx, e), *seconds, forward); err != nil {
 		return err
 	}
 	r.RSSMiB = peakRSS()
@@ -124,6 +127,6 @@ func (r *benchResult) measure(ctx context.Context, seconds float64, forward func
 func (r benchResult) print(e *env) error {
 	fmt.Fprintf(e.stdout, "%s, batch %d, %s, %s kernels, %d threads\n", r.Architecture, r.Batch, r.DType, r.Kernels, r.Threads)
 	fmt.Fprintf(e.stdout, "median %.4g s, best %.4g s of %d runs; %.1f GFLOP/s of %.1f GFLOP\n", r.MedianS, r.MinS, r.Runs, r.GFLOPs, r.GFLOP)
-	_, err := fmt.Fprintf(e.stdout, "loaded in %.3g s; peak memory %.0f MiB, %.0f MiB before the first forward\n", r.LoadS, r.RSSMiB, r.LoadedMiB)
+	_, err := fmt.Fprintf(e.stdout, "loaded in %.3g s with at most %.0f MiB; peak memory of a forward %.0f MiB, %.0f MiB of them loaded before\n", r.LoadS, r.LoadMiB, r.RSSMiB, r.LoadedMiB)
 	return err
 }
