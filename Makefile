@@ -1,7 +1,7 @@
 # Plain commands, one a target; nothing hidden. CGO is never needed.
 export CGO_ENABLED = 0
 
-.PHONY: build test check purego bench fuzz verify verify-full generate torch-check soak
+.PHONY: build test check purego bench fuzz verify verify-full generate torch-check soak overload
 
 build: ## the static binary
 	go build -trimpath -o bin/mmserve ./cmd/mmserve
@@ -35,3 +35,9 @@ generate: ## the assembly, from its generator
 
 torch-check: build ## our .pt files read by a real torch (needs python3 with torch)
 	python3 tools/torch_check.py bin/mmserve
+
+soak: build ## an hour at capacity, 1 % hostile inputs; fails on a wrong answer or growing memory (SOAK=seconds of each of two halves)
+	bin/mmserve load --rates 0.8,0.8 --seconds $(or $(SOAK),1800) --hostile 0.01 --check
+
+overload: build ## goodput, latency and shed share at 0.5, 1, 2 and 5 times capacity
+	bin/mmserve load --seconds 10 testdata/media/text/udhr_eng.txt testdata/media/image/go-video-001.rgb.jpeg testdata/media/audio/fsdd-7_george_0.wav

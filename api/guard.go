@@ -31,6 +31,9 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 		id := requestID(r)
 		w.Header().Set("X-Request-Id", id)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if s.draining.Load() {
+			w.Header().Set("Connection", "close") // so that no client sends on a connection that is about to close
+		}
 		sw := &statusWriter{ResponseWriter: w}
 		ctx, cancel := s.context(r, id)
 		defer cancel()

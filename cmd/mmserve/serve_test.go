@@ -1,0 +1,295 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mmserve/mmserve/api"
+)
+
+// logLines hands on each line of a log as it is written.
+type logLines struct{ lines chan string }
+
+func (l logLines) Write(p []byte) (int, error) {
+	select {
+	case l.lines <- string(p):
+	default:
+	}
+	return len(p), nil
+}
+
+// started is a daemon that listens.
+type started struct {
+	*daemon
+	url  string
+	stop func() error
+}
+
+func startDaemon(t *testing.T, args ...string) started {
+	t.Helper()
+	s := newSettings(flag.NewFlagSet("serve", flag.ContinueOnError))
+	if err := s.load(append([]string{"--addr", "127.0.0.1:0"}, args...)); err != nil {
+		t.Fatal(err)
+	}
+	log := logLines{make(chan string, 1000)}
+	d, err := newDaemon(s, &env{stdout: io.Discard, stderr: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- d.run(ctx) }()
+	stop := sync.OnceValue(func() error { cancel(); return <-done })
+	t.Cleanup(func() { stop() })
+	for line := range log.lines {
+		var said struct{ Msg, URL string }
+		if json.Unmarshal([]byte(line), &said) == nil && said.Msg == "listening" {
+			return started{d, said.URL, stop}
+		}
+	}
+	return started{}
+}
+
+func TestMayListen(t *testing.T) {
+	keys := writeKeys(t, "secret")
+	for _, c := range []struct {
+		args []string
+		ok   bool
+	}{
+		{[]string{"--addr", "127.0.0.1:0"}, true},
+		{[]string{"--addr", "[::1]:0"}, true},
+		{[]string{"--addr", "localhost:0"}, true},
+		{[]string{"--addr", ":0"}, false},
+		{[]string{"--addr", "0.0.0.0:0"}, false},
+		{[]string{"--addr", "[::]:0"}, false},
+		{[]string{"--addr", "192.0.2.1:80"}, false},
+		{[]string{"--addr", "example.com:80"}, false},
+		{[]string{"--addr", "nonsense"}, false},
+		{[]string{"--addr", ":0", "--insecure"}, true},
+		{[]string{"--addr", ":0", "--keys", keys}, true},
+	} {
+		s := newSettings(flag.NewFlagSet("serve", flag.ContinueOnError))
+		if err := s.load(c.args); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := newDaemon(s, &env{stdout: io.Discard, stderr: io.Discard}); (err == nil) != c.ok {
+			t.Errorf("%v: %v", c.args, err)
+		}
+	}
+}
+
+func writeKeys(t *testing.T, secret string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	text := fmt.Sprintf("keys:\n  - name: test\n    sha256: %s\n    scopes: [encode]\n", api.HashKey(secret))
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// until polls for what another goroutine is about to reach, half a minute at most.
+func until(reached func() bool) {
+	for end := time.Now().Add(30 * time.Second); !reached() && time.Now().Before(end); {
+		runtime.Gosched()
+	}
+}
+
+// A rolling restart under load fails no request: one server drains while another serves.
+func TestRollingRestart(t *testing.T) {
+	a := startDaemon(t, "--drain-delay", "300ms")
+	b := startDaemon(t)
+	var url atomic.Value
+	url.Store(a.url)
+	var failed, answered atomic.Int64
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				resp, err := http.Post(url.Load().(string)+"/v1/encode?output=pooled", "text/plain", strings.NewReader("hello"))
+				if err != nil {
+					failed.Add(1)
+					t.Log(err)
+					continue
+				}
+				io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode != 200 {
+					failed.Add(1)
+					t.Log(resp.Status)
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	// The balancer: it sends to b as soon as a says that it is not ready.
+	ready := make(chan struct{})
+	wg.Go(func() {
+		for seen := false; ; {
+			resp, err := http.Get(a.url + "/readyz")
+			if err != nil {
+				continue
+			}
+			resp.Body.Close()
+			if resp.StatusCode == 200 && !seen {
+				seen = true
+				close(ready)
+			}
+			if resp.StatusCode == 503 && seen {
+				url.Store(b.url)
+				return
+			}
+		}
+	})
+	<-ready
+	until(func() bool { return answered.Load() >= 20 })
+	if err := a.stop(); err != nil {
+		t.Errorf("drain: %v", err)
+	}
+	n := answered.Load()
+	until(func() bool { return answered.Load() >= n+20 })
+	close(stop)
+	wg.Wait()
+	if failed.Load() > 0 {
+		t.Errorf("%d of %d requests failed", failed.Load(), answered.Load())
+	}
+	if _, err := net.DialTimeout("tcp", strings.TrimPrefix(a.url, "http://"), time.Second); err == nil {
+		t.Error("a drained server still listens")
+	}
+}
+
+// Keys and certificate are read anew, all or nothing.
+func TestReloadKeysAndCertificate(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "c.pem"), filepath.Join(dir, "k.pem")
+	writeCertificate(t, cert, key, 1)
+	keys := writeKeys(t, "first")
+	d := startDaemon(t, "--keys", keys, "--tls-cert", cert, "--tls-key", key)
+	ask := func(secret string) (status int, serial int64) {
+		t.Helper()
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+		req, _ := http.NewRequest("GET", d.url+"/v1/models", nil)
+		req.Header.Set("Authorization", "Bearer "+secret)
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode, resp.TLS.PeerCertificates[0].SerialNumber.Int64()
+	}
+	expect := func(when, secret string, status int, serial int64) {
+		t.Helper()
+		if st, se := ask(secret); st != status || se != serial {
+			t.Errorf("%s, key %s: %d from certificate %d, want %d from %d", when, secret, st, se, status, serial)
+		}
+	}
+	expect("at first", "first", 200, 1)
+	writeCertificate(t, cert, key, 2)
+	again, err := os.ReadFile(writeKeys(t, "second"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.WriteFile(keys, []byte("keys: [{name: broken, sha256: 00}]"), 0o600)
+	if err := d.reload(); err == nil {
+		t.Error("broken keys were taken")
+	}
+	expect("after a broken reload", "first", 200, 1)
+	os.WriteFile(keys, again, 0o600)
+	if err := d.reload(); err != nil {
+		t.Fatal(err)
+	}
+	expect("after a reload", "second", 200, 2)
+	expect("after a reload", "first", 401, 2)
+	os.WriteFile(cert, []byte("broken"), 0o600)
+	if err := d.reload(); err == nil {
+		t.Error("a broken certificate was taken")
+	}
+	expect("with a broken certificate", "second", 200, 2)
+}
+
+func writeCertificate(t *testing.T, certPath, keyPath string, serial int64) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.WriteFile(certPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600)
+	os.WriteFile(keyPath, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600)
+}
+
+// Flags beat the environment, which beats the file; config says where each value came from.
+func TestConfigOrigins(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	os.WriteFile(file, []byte("max-items: 7\nmax-body: 70\nslots: 3\n"), 0o600)
+	t.Setenv("MMSERVE_MAX_BODY", "80")
+	t.Setenv("MMSERVE_SLOTS", "4")
+	var out bytes.Buffer
+	if code := run(t.Context(), []string{"config", "--config", file, "--slots", "5"}, &env{stdout: &out, stderr: io.Discard}); code != 0 {
+		t.Fatalf("status %d", code)
+	}
+	for _, want := range [][]string{{"max-items:", "7", file}, {"max-body:", "80", "environment"}, {"slots:", "5", "flag"}, {"deadline:", "1m0s", "default"}} {
+		found := false
+		for line := range strings.Lines(out.String()) {
+			f := strings.Fields(line)
+			found = found || len(f) == 4 && f[0] == want[0] && f[1] == want[1] && f[3] == want[2]
+		}
+		if !found {
+			t.Errorf("config lacks %v:\n%s", want, out.String())
+		}
+	}
+	os.WriteFile(file, []byte("max-itmes: 7\n"), 0o600)
+	if code := run(t.Context(), []string{"config", "--config", file}, &env{stdout: io.Discard, stderr: io.Discard}); code == 0 {
+		t.Error("a misspelt setting was taken")
+	}
+}
+
+// A short press of a real server: nothing is wrong, nothing fails, hostile inputs are refused.
+func TestLoad(t *testing.T) {
+	d := startDaemon(t)
+	var out bytes.Buffer
+	code := run(t.Context(), []string{"load", "--url", d.url, "--capacity", "40", "--rates", "1", "--seconds", "1", "--hostile", "0.1", "--check", "--json"},
+		&env{stdout: &out, stderr: &out})
+	if code != 0 {
+		t.Fatalf("status %d: %s", code, out.String())
+	}
+	var report struct{ Stages []stageReport }
+	if err := json.Unmarshal(out.Bytes(), &report); err != nil || len(report.Stages) != 1 || report.Stages[0].Goodput <= 0 {
+		t.Errorf("%v: %s", err, out.String())
+	}
+}
