@@ -60,11 +60,17 @@ func ParseCausalConfig(text []byte) (CausalConfig, error) {
 	} else if c.rotated()%2 != 0 {
 		f.fault("%q: %d of %d heads leaves %d rotated channels a head, want an even number", "num_channels", c.Channels, c.Heads, c.rotated())
 	}
+	if c.Channels > 0 && c.MaxSeqLen > maxTurns/c.Channels {
+		f.fault("%q: %d positions of %d channels, want a product of at most %d", "max_seq_len", c.MaxSeqLen, c.Channels, maxTurns)
+	}
 	if c.MaxLatents > c.MaxSeqLen {
 		f.fault("%q: %d, more than \"max_seq_len\" %d", "max_latents", c.MaxLatents, c.MaxSeqLen)
 	}
 	return c, f.err()
 }
+
+// maxTurns bounds max_seq_len × num_channels: a table of rotations is kept.
+const maxTurns = 1 << 30
 
 // rotated is the number of channels of a head that rotary embeddings turn.
 func (c CausalConfig) rotated() int {
@@ -82,6 +88,7 @@ type CausalLM struct {
 	tokens    weights.Table
 	positions weights.Table // only with AbsPos
 	freqs     []float32     // of the rotated pairs
+	turns     []float32     // max_seq_len × pairs: sine and cosine of position·frequency
 	qnorm     nn.LayerNorm  // of latents, as queries and as keys
 	kvnorm    nn.LayerNorm  // of the prefix
 	cross     arAttention
@@ -114,6 +121,12 @@ func loadCausalLM(config []byte, s weights.Scope, _ Options) (Network, error) {
 		m.positions = in.Table("pos_embedding.weight", c.MaxSeqLen, c.Channels)
 	}
 	m.freqs = frequencies(in.At("frq_pos_encoding"), c.rotated())
+	m.turns = make([]float32, 2*c.MaxSeqLen*len(m.freqs))
+	for i := range m.turns[:len(m.turns)/2] {
+		pos, k := i/len(m.freqs), i%len(m.freqs)
+		sin, cos := math.Sincos(float64(float32(pos) * m.freqs[k]))
+		m.turns[2*i], m.turns[2*i+1] = float32(sin), float32(cos)
+	}
 	cross := s.At("cross_attention")
 	module := cross.Index(0).At("module")
 	m.qnorm = nn.NewLayerNorm(module.At("q_norm"), c.Channels, normEps)
@@ -380,17 +393,16 @@ func (m *CausalLM) embedToken(row []float32, id, pos int) {
 // first: pairs (x1, x2) by the angle position·frequency.
 func (m *CausalLM) rotate(x tensor.Tensor, s arState, first int) {
 	l, c, width := x.Dim(1), x.Dim(2), m.Config.Channels/m.Config.Heads
+	pairs := len(m.freqs)
 	kernel.Parallel(x.Dim(0)*l, func(r int) {
-		b, i := r/l, r%l
-		pos := float32(s.at(b, first+i))
+		turns := m.turns[2*pairs*s.at(r/l, first+r%l):][:2*pairs]
 		row := x.Data[r*c : (r+1)*c]
-		for k, f := range m.freqs {
-			sin, cos := math.Sincos(float64(pos * f))
-			sn, cs := float32(sin), float32(cos)
-			for h := 0; h < c; h += width {
-				x1, x2 := row[h+2*k], row[h+2*k+1]
-				row[h+2*k] = float32(x1*cs) - float32(x2*sn)
-				row[h+2*k+1] = float32(x2*cs) + float32(x1*sn)
+		for h := 0; h < c; h += width {
+			head := row[h : h+2*pairs]
+			for k := 0; k < len(head); k += 2 {
+				x1, x2, sin, cos := head[k], head[k+1], turns[k], turns[k+1]
+				head[k] = float32(x1*cos) - float32(x2*sin)
+				head[k+1] = float32(x2*cos) + float32(x1*sin)
 			}
 		}
 	})

@@ -81,6 +81,7 @@ func TestConfigFaults(t *testing.T) {
 		{"original without depth", `{"architectures": ["Perceiver"], "num_freq_bands": 2, "max_freq": 3}`, `"depth"`},
 		{"original inverted", `{"architectures": ["Perceiver"], "num_freq_bands": 2, "max_freq": 3, "depth": 1, "inverted_cross_attn": true}`, `"inverted_cross_attn"`},
 		{"causal heads", `{"architectures": ["PerceiverCausalLanguageModel"], "model_config": {"num_channels": 30, "num_heads": 4}}`, `"num_channels"`},
+		{"causal length", `{"architectures": ["PerceiverCausalLanguageModel"], "model_config": {"max_seq_len": 16777216}}`, `"max_seq_len"`},
 		{"causal latents", `{"architectures": ["PerceiverCausalLanguageModel"], "model_config": {"max_latents": 30, "max_seq_len": 4}}`, `"max_latents"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
