@@ -182,12 +182,18 @@ func (c Config) crossChannels(qk, v, q, kv int) (int, int) {
 	return qk, v
 }
 
+// maxLatentValues bounds the latents and their queries, which are kept with the model.
+const maxLatentValues = 1 << 28
+
 // checkCross refuses an encoder whose input is kv wide when its heads do not divide the widths.
 func (c Config) checkCross(kv int) error {
 	if kv < 1 {
 		return fmt.Errorf("perceiver: config: \"d_model\": want at least 1, got %d", kv)
 	}
 	qk, v := c.crossChannels(c.QKChannels, c.VChannels, c.LatentDim, kv)
+	if widest := max(qk, v, kv, c.LatentDim); c.NumLatents > maxLatentValues/widest {
+		return fmt.Errorf("perceiver: config: \"num_latents\": %d of up to %d channels, want a product of at most %d", c.NumLatents, widest, maxLatentValues)
+	}
 	for _, w := range []struct {
 		key string
 		n   int

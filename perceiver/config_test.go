@@ -77,6 +77,7 @@ func TestConfigFaults(t *testing.T) {
 		{"train size", `{"architectures": ["PerceiverForOpticalFlow"], "train_size": [368]}`, `"train_size"`},
 		{"d_model and decoder heads", `{"architectures": ["PerceiverForMaskedLM"], "d_model": 12, "num_cross_attention_heads": 4}`, `"d_model"`},
 		{"d_model zero", `{"architectures": ["PerceiverModel"], "d_model": 0}`, `"d_model"`},
+		{"latents beyond memory", `{"architectures": ["PerceiverModel"], "num_latents": 1048576, "d_model": 1048576}`, `"num_latents"`},
 		{"audio patches", `{"architectures": ["PerceiverForMultimodalAutoencoding"], "samples_per_patch": 7}`, `"samples_per_patch"`},
 		{"original without depth", `{"architectures": ["Perceiver"], "num_freq_bands": 2, "max_freq": 3}`, `"depth"`},
 		{"original inverted", `{"architectures": ["Perceiver"], "num_freq_bands": 2, "max_freq": 3, "depth": 1, "inverted_cross_attn": true}`, `"inverted_cross_attn"`},
