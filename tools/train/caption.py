@@ -74,9 +74,9 @@ class Gated(nn.Module):
     def __init__(self, dim, c):
         super().__init__()
         self.attn = Attention(dim, c["dim_visual"], c["heads"], c["dim_head"], False)
-        self.attn_gate = nn.Parameter(torch.zeros(1))
+        self.attn_gate = nn.Parameter(torch.full((1,), 0.55))  # half open: from zero, a short run never opens it
         self.ff = feed_forward(dim, c["ff_mult"])
-        self.ff_gate = nn.Parameter(torch.zeros(1))
+        self.ff_gate = nn.Parameter(torch.full((1,), 0.55))
 
     def forward(self, x, media):
         x = self.attn(x, media) * self.attn_gate.tanh() + x

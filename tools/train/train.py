@@ -428,7 +428,7 @@ def validate(net, d, split="val"):
         cc = e["concept"][i]
         sim = names[cc] @ img.T  # name -> picture, among the piece's pictures
         own = torch.from_numpy(cc[:, None] == cc[None])
-        rank = (sim > sim.masked_fill(~own, -9).max(1).values[:, None]).sum(1)
+        rank = ((sim >= sim.masked_fill(~own, -9).max(1).values[:, None]) & ~own).sum(1)  # a tie counts as wrong
         res[s + "_top1"], res[s + "_top5"] = float((rank < 1).float().mean()), float((rank < 5).float().mean())
         if s == "val_style":
             res["picture_to_name"] = float(((img @ names.T).argmax(1).numpy() == cc).mean())

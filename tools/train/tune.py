@@ -3,7 +3,7 @@
     python tune.py DATA_DIR OUT_DIR [--minutes 6 | --steps N]
 
 A latent costs a fortieth of a forward pass, so many concepts and names fit in one contrastive batch.
-Reads and rewrites OUT_DIR/last.pt (the averaged weights); keep the result only if validation is no worse.
+Reads OUT_DIR/last.pt (the averaged weights) and writes OUT_DIR/tuned.pt, which export.py prefers.
 """
 import argparse
 import math
@@ -103,6 +103,7 @@ def main():
     a.add_argument("--deadline", type=float, default=0)
     a.add_argument("--scale", type=float, default=1.0, help="how many latents to store, 1 being what two busy cores allow")
     a.add_argument("--lr", type=float, default=1e-3)
+    a.add_argument("--keep", type=float, default=0.75, help="result = before + keep * (tuned - before): less forgetting of what the latents do not cover")
     a.add_argument("--seed", type=int, default=2)
     a.add_argument("--threads", type=int, default=2)
     args = a.parse_args()
@@ -201,6 +202,7 @@ def main():
             avg[k] = 0.95 * avg.get(k, v) + 0.05 * v
         if step % 25 == 0:
             print(f"step {step} {p * 100:.0f}% {(time.time() - t0) / step:.2f} s/step " + " ".join(f"{k} {v:.3f}" for k, v in avg.items()), flush=True)
+    net.load_state_dict({k: torch.lerp(v, net.state_dict()[k], args.keep) if v.is_floating_point() else v for k, v in saved["ema"].items()})
     torch.save({"ema": net.state_dict(), "cfg": saved["cfg"], "step": saved["step"]}, out / "tuned.pt")
     v = T.validate(net, d)
     print(f"after {step} steps: " + " ".join(f"{k} {x:.4f}" for k, x in v.items()), flush=True)
