@@ -30,6 +30,12 @@ type pictureParts struct {
 	Encoder string `json:"image_encoder"` // default image_encoder
 }
 
+// pictureKinds are the model types of architectures named alone.
+var pictureKinds = map[string]string{
+	"OpenFlamingo": "openflamingo", "IPAdapter": "ip_adapter_plus", "MiniCPMV": "minicpmv",
+	"IdeficsForVisionText2Text": "idefics", "Idefics2ForConditionalGeneration": "idefics2",
+}
+
 // layout is a directory understood.
 type layout struct {
 	parts       pictureParts
@@ -48,6 +54,9 @@ func layoutOf(d *Dir) (*layout, error) {
 	kind := l.parts.ModelType
 	if kind == "" {
 		kind = d.Arch
+	}
+	if k, ok := pictureKinds[kind]; ok {
+		kind = k
 	}
 	switch kind {
 	case "OpenFlamingo":

@@ -31,7 +31,7 @@ func (f *feedFlags) register(fs *flag.FlagSet) {
 
 // styles are the placeholders of the published models.
 var styles = map[string]feed.Convention{
-	"openflamingo": feed.OpenFlamingoText, "IdeficsForVisionText2Text": feed.IdeficsText,
+	"openflamingo": feed.OpenFlamingoText, "OpenFlamingo": feed.OpenFlamingoText, "IdeficsForVisionText2Text": feed.IdeficsText,
 	"Idefics2ForConditionalGeneration": feed.Idefics2Text, "MiniCPMV": feed.MiniCPMVText, "minicpmv": feed.MiniCPMVText,
 }
 
