@@ -1,7 +1,7 @@
 package main
 
 // defaultCommand runs when no command is named.
-const defaultCommand = "help"
+const defaultCommand = "serve"
 
 // commands lists every verb, in the order help shows them. One file each.
 func commands() []command {
