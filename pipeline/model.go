@@ -135,8 +135,9 @@ type Encoding struct {
 
 // PredictOptions choose how a task is answered.
 type PredictOptions struct {
-	Top   int                                // answers a class list holds; zero means 5
-	Trace func(name string, t tensor.Tensor) // sees every stage, may be nil
+	Top     int                                // answers a class list holds; zero means 5
+	Caption bool                               // also say it in words, where the model can
+	Trace   func(name string, t tensor.Tensor) // sees every stage, may be nil
 	// Points are output points of an autoencoder (flat indexes by modality); nil: all.
 	Points map[string][]int
 }

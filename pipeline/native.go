@@ -359,7 +359,7 @@ func (m *nativeModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*
 	return enc, err
 }
 
-// Predict answers every head that the item's media have, and captions them.
+// Predict answers every head that the item's media have, and captions them when asked to.
 func (m *nativeModel) Predict(ctx context.Context, it Item, opt PredictOptions) (*Prediction, error) {
 	a, done := m.arena(opt.Trace)
 	defer done()
@@ -386,7 +386,7 @@ func (m *nativeModel) Predict(ctx context.Context, it Item, opt PredictOptions) 
 			}
 		}
 	}
-	if m.caption != nil && !slices.Contains(p.names, "text") {
+	if opt.Caption && m.caption != nil {
 		out.Caption, err = m.caption.say(ctx, a, m.resampler, p.latents)
 	}
 	return out, err

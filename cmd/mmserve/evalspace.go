@@ -142,7 +142,7 @@ func (ev *evaluator) captions(dir string) error {
 	}
 	var right, any atomic.Int64
 	failed, err := ev.each(len(pictures), func(i int) error {
-		p, err := ev.model.Predict(ev.ctx, pictures[i].item(), pipeline.PredictOptions{Top: 1})
+		p, err := ev.model.Predict(ev.ctx, pictures[i].item(), pipeline.PredictOptions{Top: 1, Caption: true})
 		if err != nil {
 			return err
 		}
