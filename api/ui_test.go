@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"context"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -8,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mmserve/mmserve/api"
 )
@@ -39,13 +42,19 @@ func TestPageFiles(t *testing.T) {
 }
 
 // driver is what a test adds to page.js: it gives the page a file as a drop would.
+// When all is shown, or something went wrong, it sends the page as it then is.
 const driver = `
-const answer = await fetch("/test-media");
-const file = new File([await answer.arrayBuffer()], answer.headers.get("X-Name"), { type: answer.headers.get("Content-Type") });
-await takeFile(file);
-$("latent").value = 1;
-await showAttention();
-document.body.dataset.latent = $("latent-name").textContent;
+try {
+  const answer = await fetch("/test-media");
+  const file = new File([await answer.arrayBuffer()], answer.headers.get("X-Name"), { type: answer.headers.get("Content-Type") });
+  await takeFile(file);
+  $("latent").value = 1;
+  await showAttention();
+  document.body.dataset.latent = $("latent-name").textContent;
+} catch (e) {
+  document.body.dataset.thrown = String(e);
+}
+await fetch("/test-done", { method: "POST", body: document.documentElement.outerHTML });
 `
 
 // A real browser shows each medium: tasks, latents, attention, cost. MMSERVE_SCREENSHOTS names
@@ -70,12 +79,19 @@ func TestPageInABrowser(t *testing.T) {
 		t.Run(c.kind, func(t *testing.T) {
 			s := &api.Server{Store: newStore(), Default: "default"}
 			h := s.Handler()
+			pages := make(chan string, 1)
 			site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				switch r.URL.Path {
 				case "/test-media":
 					w.Header().Set("Content-Type", c.kind)
 					w.Header().Set("X-Name", filepath.Base(c.file))
 					w.Write(readMedia(t, c.file))
+				case "/test-done":
+					b, _ := io.ReadAll(r.Body) // a cut page fails below for what it lacks
+					select {
+					case pages <- string(b):
+					default:
+					}
 				case "/ui/page.js":
 					rec := httptest.NewRecorder()
 					h.ServeHTTP(rec, r)
@@ -86,28 +102,45 @@ func TestPageInABrowser(t *testing.T) {
 				}
 			}))
 			defer site.Close()
+			profile, err := os.MkdirTemp("", "mmserve-page-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(profile) // the browser's children may still write to it for a moment
 			flags := []string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 				"--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader",
-				"--hide-scrollbars", "--window-size=1300,1300", "--virtual-time-budget=10000", "--user-data-dir=" + t.TempDir()}
+				"--hide-scrollbars", "--window-size=1300,1300", "--user-data-dir=" + profile}
 			if dir := os.Getenv("MMSERVE_SCREENSHOTS"); dir != "" {
 				shot := filepath.Join(dir, strings.ReplaceAll(c.kind, "/", "-")+".png")
-				exec.CommandContext(t.Context(), browser, append(flags, "--screenshot="+shot, site.URL+"/ui/")...).Run()
+				exec.CommandContext(t.Context(), browser, append(flags, "--virtual-time-budget=10000", "--screenshot="+shot, site.URL+"/ui/")...).Run()
 			}
-			cmd := exec.CommandContext(t.Context(), browser, append(flags, "--dump-dom", site.URL+"/ui/")...)
-			var log strings.Builder
-			cmd.Stderr = &log
-			out, err := cmd.Output()
-			if err != nil {
-				t.Fatalf("%v: %s", err, log.String())
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, browser, append(flags, "--remote-debugging-port=0", site.URL+"/ui/")...)
+			cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+			cmd.WaitDelay = 10 * time.Second
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
 			}
-			dom := string(out)
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			var dom string
+			select {
+			case dom = <-pages:
+				cancel()
+				<-ended
+			case err := <-ended:
+				t.Fatalf("the browser ended before the page was done: %v", err)
+			}
 			for _, want := range []string{`data-done="1"`, `data-latent="1"`, c.want, `class="bar"`, "latents × 256", "FLOP", "curl --data-binary"} {
 				if !strings.Contains(dom, want) {
 					t.Errorf("the page lacks %q", want)
 				}
 			}
-			if i := strings.Index(dom, "data-failed="); i >= 0 {
-				t.Errorf("the page says %.200s", dom[i:])
+			for _, bad := range []string{"data-failed=", "data-thrown="} {
+				if i := strings.Index(dom, bad); i >= 0 {
+					t.Errorf("the page says %.200s", dom[i:])
+				}
 			}
 		})
 	}
