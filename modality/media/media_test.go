@@ -30,7 +30,7 @@ func TestErrors(t *testing.T) {
 		t.Errorf("flattened %+v", e)
 	}
 	text, _ := json.Marshal(e)
-	if string(text) != `{"code":"too_large","detail":"part 3: audio: seconds","limit":10,"actual":12.5}` {
+	if string(text) != `{"code":"too_large","detail":"part 3: audio: seconds: why","limit":10,"actual":12.5}` {
 		t.Errorf("JSON %s", text)
 	}
 	if media.AsError(cause).Code != media.Unreadable || media.CodeOf(cause) != "" || media.Wrap(nil, media.Empty, "") != nil {
