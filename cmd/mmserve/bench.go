@@ -30,6 +30,8 @@ type benchResult struct {
 	RSSMiB       float64 `json:"rss_mib"`        // peak of the process while it runs forwards
 	LoadedMiB    float64 `json:"rss_loaded_mib"` // of the process with the weights loaded, before the first forward
 	LoadMiB      float64 `json:"rss_load_mib"`   // peak of the process while it loads
+	// Peaks is what the machine can do, measured in the same run; with --peaks.
+	Peaks *kernel.Rates `json:"peaks,omitempty"`
 }
 
 func bench(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
@@ -40,6 +42,7 @@ func bench(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	batch := fs.Int("batch", 1, "inputs a forward")
 	seconds := fs.Float64("seconds", 10, "how long to measure, in `SECONDS`; three forwards at least")
 	asJSON := fs.Bool("json", false, "print one JSON line")
+	peaks := fs.Bool("peaks", false, "also measure what the machine can do: FMA, bf16, int8, memory")
 	if _, err := parse(fs, args); err != nil {
 		return err
 	}
@@ -75,6 +78,10 @@ func bench(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 		return err
 	}
 	r.RSSMiB = peakRSS()
+	if *peaks {
+		rates := kernel.Peaks()
+		r.Peaks = &rates
+	}
 	if *asJSON {
 		return json.NewEncoder(e.stdout).Encode(r)
 	}

@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -41,7 +42,14 @@ func usagef(format string, args ...any) error { return usageError(fmt.Sprintf(fo
 // errSilent ends the program with status 1; everything has been said.
 var errSilent = errors.New("")
 
+// gcPercent is how much garbage may gather over the live heap before it is collected. Live is
+// mostly weights: the usual 100 would let garbage grow as large as they are, for nothing.
+const gcPercent = 30
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process
 	code := run(ctx, os.Args[1:], &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr})
