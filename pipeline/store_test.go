@@ -137,12 +137,15 @@ func TestStoreFailures(t *testing.T) {
 	if st := s.Status(); st[0].Users != 0 {
 		t.Errorf("%d users are left", st[0].Users)
 	}
-	for name, f := range map[string]func(string) error{"unload": s.Unload, "remove": s.Remove} {
-		if err := f("none"); !errors.Is(err, pipeline.ErrNoModel) {
-			t.Errorf("%s: %v", name, err)
+	for _, c := range []struct {
+		name string
+		f    func(string) error
+	}{{"unload", s.Unload}, {"remove", s.Remove}} { // in this order: what is removed cannot be unloaded
+		if err := c.f("none"); !errors.Is(err, pipeline.ErrNoModel) {
+			t.Errorf("%s: %v", c.name, err)
 		}
-		if err := f("m"); err != nil {
-			t.Errorf("%s: %v", name, err)
+		if err := c.f("m"); err != nil {
+			t.Errorf("%s: %v", c.name, err)
 		}
 	}
 	if states(s) != "" {
