@@ -31,7 +31,7 @@ verify-full: build ## the published models at full size, weights made from their
 	bin/mmserve verify testdata/reference/fullsize/*-perceiver* 
 
 generate: ## the assembly, from its generator
-	cd internal/kernel/_gen && go run . -out ..
+	cd internal/kernel/_gen && go run . ..
 
 torch-check: build ## our .pt files read by a real torch (needs python3 with torch)
 	python3 tools/torch_check.py bin/mmserve
