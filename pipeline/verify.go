@@ -24,7 +24,8 @@ type Verdict struct {
 	Tolerance float64 `json:"tolerance"`
 	Seconds   float64 `json:"seconds"` // load, forward and comparison
 	Stages    int     `json:"stages"`
-	Err       error   `json:"-"` // why it failed
+	Note      string  `json:"note,omitempty"` // what the run supplied that the case's files lack
+	Err       error   `json:"-"`              // why it failed
 }
 
 // Verify loads the reference case in dir as serving would load the model, runs its inputs and
@@ -46,6 +47,7 @@ func Verify(ctx context.Context, dir string, opt Options) Verdict {
 	k := comparison{c: c, v: &v, seen: map[string]bool{}}
 	err = runCase(ctx, c, opt, k.stage)
 	k.finish(err)
+	v.Note = c.Note
 	v.Seconds = time.Since(start).Seconds()
 	return v
 }

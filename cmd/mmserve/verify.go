@@ -46,6 +46,9 @@ func verify(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error 
 			stage = "-"
 		}
 		fmt.Fprintf(e.stdout, "%s %s %s %.3g %.3g %.2f %.0f\n", word, v.Name, stage, v.MaxAbs, v.Tolerance, v.Seconds, peakRSS())
+		if v.Note != "" {
+			fmt.Fprintf(e.stderr, "mmserve verify: %s: %s\n", v.Name, v.Note)
+		}
 		if v.Err != nil {
 			fmt.Fprintf(e.stderr, "mmserve verify: %s: %v\n", v.Name, v.Err)
 		}

@@ -34,6 +34,8 @@ type Case struct {
 	Config   []byte // config.json, nil when there is none
 	Meta     []byte // case.json or expected.json
 	Prefix   string // "param_prefix": where the part sits in the weight file, "" or "a.b."
+	// Note is what a run had to supply that the case's files lack, "" for nothing.
+	Note string
 
 	inputs map[string]weights.Raw
 	stages map[string]stage

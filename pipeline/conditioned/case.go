@@ -72,11 +72,10 @@ func runModel(ctx context.Context, a *tensor.Arena, c *refcase.Case) error {
 
 // ErrOutputLayer: a checkpoint without its resized output layer has no logits for the tokens
 // that were added, and those of the others are the base model's, not the trained one's.
-var ErrOutputLayer = errors.New("the files do not hold the whole output layer, so logits and text cannot be had from them")
+var ErrOutputLayer = errors.New("the files do not hold the whole output layer and the case's seed does not redraw it, so logits and text cannot be checked")
 
-// scored reports whether the case's files hold the whole output layer. A checkpoint over a
-// LLaMA does not (see flamingo.Model.Scored): its logits cannot be had from its files, and
-// are not reported.
+// scored reports whether the case has the whole output layer. A checkpoint over a LLaMA does
+// not hold it (see flamingo.Model.Scored); unless it can be redrawn, logits are not reported.
 func (r *caseRun) scored() bool { return r.m.LM.Scored() == r.m.LM.Config.Vocab }
 
 func loadCase(c *refcase.Case) (*Model, error) {
@@ -107,7 +106,8 @@ func threeFiles(c *refcase.Case) (from Sources, err error) {
 			return from, err
 		}
 	}
-	return from, nil
+	from.Lang, err = redrawn(c, from)
+	return from, err
 }
 
 // caseRun is one case on its way.
