@@ -56,6 +56,9 @@ const (
 	codeGone         = "client_gone"
 	codeNotFinite    = "not_finite"
 	codeInternal     = "internal"
+
+	codeRemoteRefused = "remote_refused"
+	codeRemoteFailed  = "remote_failed"
 )
 
 // titles is the one list of problem codes: status and title of each.
@@ -79,6 +82,9 @@ var titles = map[string]struct {
 	codeGone:         {499, "the client left"},
 	codeNotFinite:    {http.StatusInternalServerError, "the result was not finite"},
 	codeInternal:     {http.StatusInternalServerError, "internal error"},
+
+	codeRemoteRefused: {http.StatusBadRequest, "the URL is not one this server fetches"},
+	codeRemoteFailed:  {http.StatusFailedDependency, "the remote medium could not be fetched"},
 
 	string(media.Unsupported):   {http.StatusUnsupportedMediaType, "the medium is not supported"},
 	string(media.Malformed):     {http.StatusUnprocessableEntity, "the medium is malformed"},

@@ -1,9 +1,28 @@
 package api
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"maps"
+	"net"
+	"net/netip"
 	"slices"
 )
+
+// RefuseAddress is the rule for addresses that remote media are fetched from.
+var RefuseAddress = refuseAddress
+
+// Pretend lets a test be the network: its names, its certificates, and addresses that count as
+// public besides those that are. Only tests can.
+func (m *Remote) Pretend(names *net.Resolver, roots *x509.CertPool, public ...netip.Addr) {
+	m.resolver, m.tls = names, &tls.Config{RootCAs: roots}
+	m.public = func(a netip.Addr) string {
+		if slices.Contains(public, a) {
+			return ""
+		}
+		return refuseAddress(a)
+	}
+}
 
 // Route is a line of the table, for tests that walk it.
 type Route struct {
@@ -24,3 +43,9 @@ func Routes(s *Server) []Route {
 func Codes() []string {
 	return slices.Sorted(maps.Keys(titles))
 }
+
+// Forget drops the connections that wait for further media.
+func Forget(m *Remote) { m.get().CloseIdleConnections() }
+
+// Held is the bytes of all bodies.
+func Held(s *Server) int64 { return s.held.Load() }

@@ -53,6 +53,9 @@ func text(it pipeline.Item) string {
 func (f *fake) Plan(_ context.Context, it pipeline.Item) (pipeline.Plan, error) {
 	var p pipeline.Plan
 	p.Modality, p.Rows, p.FLOPs = "text", 1, f.cost
+	if _, err := it.Parts[0].Input.Header(); err != nil {
+		return p, err
+	}
 	switch w := text(it); {
 	case w == "plan panic":
 		panic("fake: plan")

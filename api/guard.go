@@ -81,7 +81,9 @@ func (s *Server) serve(w *statusWriter, r *http.Request, rt route) (key string, 
 		defer func() { s.held.Add(-body.read) }()
 		r.Body = body
 	}
-	return key, rt.handle(w, r)
+	fetched := &ledger{s: s}
+	defer func() { s.held.Add(-fetched.taken.Load()) }()
+	return key, rt.handle(w, r.WithContext(context.WithValue(r.Context(), ledgerKey{}, fetched)))
 }
 
 // limitBody refuses a body that is announced too large, and bounds the size and the pace of

@@ -36,8 +36,14 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if req.Dimensions < 0 {
+		return fieldProblem("dimensions", "is negative")
+	}
 	name, err := s.model(req.Model)
 	if err != nil {
+		return err
+	}
+	if err := s.fetchItems(r.Context(), items); err != nil {
 		return err
 	}
 	m, release, err := s.Store.Acquire(r.Context(), name)
@@ -45,9 +51,6 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer release()
-	if req.Dimensions < 0 {
-		return fieldProblem("dimensions", "is negative")
-	}
 	j := &job{req: &workRequest{Model: name, Atomic: true}, items: items, model: m, release: release, ctx: r.Context()}
 	data := make([]any, 0, len(items))
 	tokens := 0
@@ -115,7 +118,7 @@ func (s *Server) embeddingInputs(raw json.RawMessage) ([]pipeline.Item, error) {
 			return nil, fieldProblem(field, "is neither text nor content parts; lists of token ids are not taken")
 		}
 		for k, c := range several {
-			p, err := c.part(fmt.Sprintf("%s[%d]", field, k))
+			p, err := s.part(c, fmt.Sprintf("%s[%d]", field, k))
 			if err != nil {
 				return nil, err
 			}
@@ -152,13 +155,13 @@ type chatMessage struct {
 const imageMark = "<image>"
 
 // prompt turns messages into text with media between.
-func (c *chatRequest) prompt() (pipeline.Prompt, error) {
+func (s *Server) prompt(c *chatRequest) (pipeline.Prompt, error) {
 	var p pipeline.Prompt
 	var text strings.Builder
 	for i, m := range c.Messages {
-		var s string
-		if json.Unmarshal(m.Content, &s) == nil {
-			text.WriteString(s)
+		var whole string
+		if json.Unmarshal(m.Content, &whole) == nil {
+			text.WriteString(strings.ReplaceAll(whole, imageMark, ""))
 			continue
 		}
 		var parts []wirePart
@@ -170,7 +173,7 @@ func (c *chatRequest) prompt() (pipeline.Prompt, error) {
 				text.WriteString(strings.ReplaceAll(*part.Text, imageMark, ""))
 				continue
 			}
-			pp, err := part.part(fmt.Sprintf("messages[%d].content[%d]", i, k))
+			pp, err := s.part(part, fmt.Sprintf("messages[%d].content[%d]", i, k))
 			if err != nil {
 				return p, err
 			}
@@ -194,7 +197,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 	if req.N > 1 {
 		return fieldProblem("n", "is above 1")
 	}
-	p, err := req.prompt()
+	p, err := s.prompt(&req)
 	if err != nil {
 		return err
 	}
@@ -256,7 +259,7 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) error {
 	}
 	p := pipeline.Prompt{Text: req.Prompt}
 	for k, c := range req.Content {
-		part, err := c.part(fmt.Sprintf("content[%d]", k))
+		part, err := s.part(c, fmt.Sprintf("content[%d]", k))
 		if err != nil {
 			return err
 		}
@@ -288,6 +291,9 @@ func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string
 	}
 	name, err := s.model(model)
 	if err != nil {
+		return err
+	}
+	if err := s.fetchAll(r.Context(), pointers(p.Parts)); err != nil {
 		return err
 	}
 	m, release, err := s.Store.Acquire(r.Context(), name)

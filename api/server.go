@@ -27,6 +27,7 @@ type Server struct {
 	BodyRate int64         // least bytes a second of an arriving body; zero means 4 KiB
 	Bodies   int64         // bytes of all bodies held at once; zero means four times MaxBody
 	Limits   media.Limits  // of media; zero fields are the defaults
+	Remote   *Remote       // fetches media named by URL; nil: none is fetched
 	Keys     *Keys         // nil or empty: no key is asked for
 	Log      *slog.Logger  // nil means discard
 	Version  string

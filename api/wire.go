@@ -46,16 +46,20 @@ type wireItem struct {
 }
 
 // wirePart is one content part. Type is a modality's name ("image", "audio", "point_cloud",
-// "text", "video", a plug-in's), or OpenAI's "image_url" and "input_audio".
+// "text", "video", a plug-in's), or an alias of other APIs: "image_url", "audio_url",
+// "video_url", "input_audio". Text, data and the URLs exclude each other.
 type wirePart struct {
 	Type      string          `json:"type"`
 	Text      *string         `json:"text"`
 	Data      string          `json:"data"` // base64
+	URL       *wireURL        `json:"url"`  // data:, or https where the server fetches
 	MediaType string          `json:"media_type"`
 	Name      string          `json:"name"`
 	Role      string          `json:"role"`
 	Options   json.RawMessage `json:"options"`
 	ImageURL  *wireURL        `json:"image_url"`
+	AudioURL  *wireURL        `json:"audio_url"`
+	VideoURL  *wireURL        `json:"video_url"`
 	Audio     *wireAudio      `json:"input_audio"`
 }
 
@@ -248,7 +252,7 @@ func (s *Server) parseMultipart(r *http.Request, boundary string) (*workRequest,
 	return req, append(items, more...), nil
 }
 
-// items turns wire items into pipeline items.
+// items turns wire items into pipeline items. One that cannot be read fails later, alone.
 func (s *Server) items(in []wireItem) ([]pipeline.Item, error) {
 	if len(in) > s.maxItems() {
 		return nil, s.tooManyItems(len(in))
@@ -257,12 +261,13 @@ func (s *Server) items(in []wireItem) ([]pipeline.Item, error) {
 	for i, w := range in {
 		items[i].ID = w.ID
 		if len(w.Content) == 0 {
-			return nil, fieldProblem(fmt.Sprintf("inputs[%d].content", i), "is empty")
+			err := fieldProblem(fmt.Sprintf("inputs[%d].content", i), "is empty")
+			items[i].Parts = []pipeline.Part{{Input: missing(err)}}
 		}
 		for j, c := range w.Content {
-			part, err := c.part(fmt.Sprintf("inputs[%d].content[%d]", i, j))
+			part, err := s.part(c, fmt.Sprintf("inputs[%d].content[%d]", i, j))
 			if err != nil {
-				return nil, err
+				part.Input = missing(err)
 			}
 			items[i].Parts = append(items[i].Parts, part)
 		}
@@ -277,46 +282,85 @@ func fieldProblem(field, what string) *Problem {
 	return p
 }
 
-// part turns a content part into a pipeline part; field names it in errors.
-func (c wirePart) part(field string) (pipeline.Part, error) {
+// part turns a content part into a pipeline part; field names it in errors. What it names by
+// URL is fetched later.
+func (s *Server) part(c wirePart, field string) (pipeline.Part, error) {
 	p := pipeline.Part{Options: c.Options, Role: c.Role, Modality: c.Type}
 	if m, ok := modalityNames[c.Type]; ok {
 		p.Modality = m
 	}
-	var data []byte
+	p.Input.MediaType, p.Input.Name = c.MediaType, c.Name
 	var err error
 	switch {
 	case c.Type == "":
 		return p, fieldProblem(field+".type", "is missing")
 	case c.Text != nil:
-		data, p.Modality = []byte(*c.Text), "text"
+		p.Modality = "text"
+		p.Input = media.Bytes(c.Name, []byte(*c.Text))
 	case c.ImageURL != nil:
 		p.Modality = "image"
-		if data, c.MediaType, err = dataURL(c.ImageURL.URL); err != nil {
-			return p, fieldProblem(field+".image_url", err.Error())
-		}
+		err = s.byURL(&p.Input, c.ImageURL.URL, field+".image_url")
+	case c.AudioURL != nil:
+		p.Modality = "audio"
+		err = s.byURL(&p.Input, c.AudioURL.URL, field+".audio_url")
+	case c.VideoURL != nil:
+		p.Modality = "video"
+		err = s.byURL(&p.Input, c.VideoURL.URL, field+".video_url")
+	case c.URL != nil:
+		err = s.byURL(&p.Input, c.URL.URL, field+".url")
 	case c.Audio != nil:
 		p.Modality = "audio"
-		if data, err = unbase64(c.Audio.Data); err != nil {
-			return p, fieldProblem(field+".input_audio.data", err.Error())
-		}
+		err = inline(&p.Input, c.Audio.Data, field+".input_audio.data")
 	case c.Data != "":
-		if data, err = unbase64(c.Data); err != nil {
-			return p, fieldProblem(field+".data", err.Error())
-		}
+		err = inline(&p.Input, c.Data, field+".data")
 	default:
-		return p, fieldProblem(field, "holds neither text nor data")
+		err = fieldProblem(field, "holds neither text nor data nor a url")
 	}
-	p.Input = media.Bytes(c.Name, data)
-	p.Input.MediaType = c.MediaType
-	return p, nil
+	return p, err
+}
+
+// inline sets an input's bytes from base64.
+func inline(in *media.Input, data, field string) error {
+	b, err := unbase64(data)
+	if err != nil {
+		return fieldProblem(field, err.Error())
+	}
+	setBytes(in, b)
+	return nil
+}
+
+// setBytes gives an input its bytes; its name and declared type stay.
+func setBytes(in *media.Input, b []byte) {
+	kind := in.MediaType
+	*in = media.Bytes(in.Name, b)
+	in.MediaType = kind
+}
+
+// byURL sets an input from a data: URL, or marks it as to be fetched.
+func (s *Server) byURL(in *media.Input, address, field string) error {
+	if !strings.HasPrefix(address, "data:") {
+		if s.Remote == nil {
+			return fieldProblem(field, "is no data: URL; this server fetches no remote media")
+		}
+		in.At, in.Size = &absent{url: address, field: field}, -1
+		return nil
+	}
+	b, kind, err := dataURL(address)
+	if err != nil {
+		return fieldProblem(field, err.Error())
+	}
+	if kind != "" {
+		in.MediaType = kind
+	}
+	setBytes(in, b)
+	return nil
 }
 
 // dataURL reads a data: URL. No other scheme is fetched.
 func dataURL(u string) (data []byte, mediaType string, err error) {
 	rest, ok := strings.CutPrefix(u, "data:")
 	if !ok {
-		return nil, "", fmt.Errorf("is no data: URL; remote addresses are not fetched")
+		return nil, "", fmt.Errorf("is no data: URL")
 	}
 	head, body, ok := strings.Cut(rest, ",")
 	if !ok {

@@ -54,6 +54,10 @@ func (s *Server) begin(r *http.Request) (*job, error) {
 	if req.DeadlineMS > 0 {
 		j.ctx, j.cancel = context.WithTimeout(j.ctx, shorter(s.deadline(), req.DeadlineMS))
 	}
+	if err := s.fetchItems(j.ctx, items); err != nil {
+		j.cancel()
+		return nil, err
+	}
 	stop = stage(r.Context(), "model")
 	j.model, j.release, err = s.Store.Acquire(j.ctx, name)
 	stop()

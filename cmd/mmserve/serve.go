@@ -85,7 +85,7 @@ func newDaemon(s *settings, e *env) (*daemon, error) {
 	}
 	d.server = &api.Server{
 		Store: store, Default: def, Keys: d.keys, Log: d.log, MaxBody: s.maxBody, MaxItems: s.maxItems,
-		Deadline: s.deadline, Slots: slots, Wait: s.wait, BodyRate: s.bodyRate, NoUI: s.noUI, Version: buildVersion(),
+		Deadline: s.deadline, Slots: slots, Wait: s.wait, BodyRate: s.bodyRate, Remote: s.remote(), NoUI: s.noUI, Version: buildVersion(),
 	}
 	return d, nil
 }

@@ -43,6 +43,43 @@ type settings struct {
 	logLevel   string
 	bodyRate   int64
 	wait       time.Duration
+
+	remoteHosts   hostList
+	remoteMax     int64
+	remoteTimeout time.Duration
+}
+
+// hostList is the hosts that media may be fetched from.
+type hostList []api.Host
+
+func (l *hostList) String() string {
+	names := make([]string, len(*l))
+	for i, h := range *l {
+		names[i] = h.String()
+	}
+	return strings.Join(names, ",")
+}
+
+func (l *hostList) Set(s string) error {
+	for name := range strings.SplitSeq(s, ",") {
+		if name = strings.TrimSpace(name); name == "" {
+			continue
+		}
+		h, err := api.ParseHost(name)
+		if err != nil {
+			return err
+		}
+		*l = append(*l, h)
+	}
+	return nil
+}
+
+// remote is how media are fetched by URL; nil without hosts: then none are.
+func (s *settings) remote() *api.Remote {
+	if len(s.remoteHosts) == 0 {
+		return nil
+	}
+	return &api.Remote{Hosts: s.remoteHosts, MaxBytes: s.remoteMax, Timeout: s.remoteTimeout}
 }
 
 // modelList is name=DIR pairs; a bare DIR is named by its last element.
@@ -83,6 +120,9 @@ func newSettings(fs *flag.FlagSet) *settings {
 	fs.DurationVar(&s.drainLimit, "drain-limit", 30*time.Second, "longest wait for requests in flight on shutdown")
 	fs.BoolVar(&s.noUI, "no-ui", false, "leave the page at /ui/ out")
 	fs.BoolVar(&s.insecure, "insecure", false, "listen beyond loopback without keys all the same")
+	fs.Var(&s.remoteHosts, "remote-hosts", "`HOSTS` that media named by URL may be fetched from: name or *.suffix, https unless http:// is said, :port; empty: none")
+	fs.Int64Var(&s.remoteMax, "remote-max", 16<<20, "largest medium fetched by URL, in `BYTES`")
+	fs.DurationVar(&s.remoteTimeout, "remote-timeout", 10*time.Second, "longest that fetching the media of one request may take")
 	fs.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	return s
 }
