@@ -16,59 +16,91 @@ const (
 	maskWindow = 126
 	maskFirst  = 3
 	maskEvery  = 7
-	trainShare = 0.9 // of the text; the rest is held out
 )
 
+// heldOut cuts a text into the 90 % that are train and the 10 % that are test.
+func heldOut(text []byte) (train, test []byte) {
+	cut := int(int64(len(text)) * 9 / 10)
+	return text[:cut], text[cut:]
+}
+
 // maskedBytes measures bits per masked byte of held-out text, beside a byte 5-gram's.
-func (ev *evaluator) maskedBytes(file string) error {
-	if !ev.asked("masked_bytes") {
-		return nil
-	}
-	text, err := os.ReadFile(file)
-	if missing(err) {
-		return nil
-	}
+func (ev *evaluator) maskedBytes(task string) error {
+	text, err := os.ReadFile(ev.at("text", "tinyshakespeare.txt"))
 	if err != nil {
 		return err
 	}
-	cut := int(float64(len(text)) * trainShare)
-	train, test := text[:cut], text[cut:]
-	windows := len(test) / maskWindow
-	bits := make([]float64, windows)
-	counts := make([]int, windows)
-	failed, err := ev.each(windows, func(i int) error {
-		w := test[i*maskWindow : (i+1)*maskWindow]
-		p, err := ev.model.Predict(ev.ctx, pipeline.Item{Parts: []pipeline.Part{pipeline.TextPart(masked(w))}}, pipeline.PredictOptions{Top: modality.Vocabulary})
-		if err != nil {
-			return err
-		}
-		if len(p.Masks) == 0 {
-			return fmt.Errorf("no masks were filled")
-		}
-		for k, m := range p.Masks {
-			truth := int(w[maskFirst+k*maskEvery]) + modality.ByteOffset
-			for _, c := range m.Candidates {
-				if c.Index == truth {
-					bits[i] -= math.Log2(math.Max(float64(c.Score), 1e-12))
-					counts[i]++
-				}
-			}
-		}
+	train, part := heldOut(text)
+	switch {
+	case ev.split == "train":
+		part = train
+	case !wanted("test", ev.split):
+		part = nil
+	}
+	all := len(part) / maskWindow
+	windows := all
+	if ev.limit > 0 {
+		windows = min(windows, ev.limit)
+	}
+	if windows == 0 {
+		ev.note("%s: no window of %d bytes%s", task, maskWindow, ev.ofSplit())
 		return nil
+	}
+	starts := make([]int, windows)
+	for i := range starts {
+		starts[i] = i * all / windows * maskWindow
+	}
+	bits := make([]float64, windows)
+	failed, first, err := ev.each(windows, func(i int) (err error) {
+		bits[i], err = ev.maskedBits(part[starts[i] : starts[i]+maskWindow])
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	total, n := 0.0, 0
-	for i := range bits {
-		total += bits[i]
-		n += counts[i]
+	if failed == windows {
+		ev.note("%s: left out, the model fills no masks: %v", task, first)
+		return nil
 	}
-	if n == 0 {
-		return nil // the model fills no masks
+	ev.faults(task, failed, windows, first)
+	total := 0.0
+	for _, b := range bits {
+		total += b
 	}
-	beside := fmt.Sprintf("byte 5-gram %.4f", fiveGram(train, test, windows))
-	return ev.emit(evalLine{Task: "masked_bytes", Metric: "bits_per_masked_byte", Value: total / float64(n), N: n, Failed: failed, Beside: beside})
+	n := windows * masksOf(maskWindow)
+	line := evalLine{Task: task, Metric: "bits_per_masked_byte", Value: total / float64(n), N: n, Failed: failed}
+	if ev.split != "train" {
+		line.Beside = fmt.Sprintf("byte 5-gram %.4f", fiveGram(train, part, starts))
+	}
+	return ev.emit(line)
+}
+
+// masksOf is how many bytes of a window of n are masked.
+func masksOf(n int) int { return (n - maskFirst + maskEvery - 1) / maskEvery }
+
+// maskedBits is the sum of -log2 p over the masked bytes of a window. What fails costs as much
+// as guessing: 8 bits a byte.
+func (ev *evaluator) maskedBits(w []byte) (float64, error) {
+	guess := 8 * float64(masksOf(len(w)))
+	p, err := ev.model.Predict(ev.ctx, pipeline.Item{Parts: []pipeline.Part{pipeline.TextPart(masked(w))}}, pipeline.PredictOptions{Top: modality.Vocabulary})
+	if err != nil {
+		return guess, err
+	}
+	if len(p.Masks) != masksOf(len(w)) {
+		return guess, fmt.Errorf("%d masks were filled, want %d", len(p.Masks), masksOf(len(w)))
+	}
+	bits := 0.0
+	for k, m := range p.Masks {
+		truth := int(w[maskFirst+k*maskEvery]) + modality.ByteOffset
+		score := 0.0
+		for _, c := range m.Candidates {
+			if c.Index == truth {
+				score = float64(c.Score)
+			}
+		}
+		bits -= math.Log2(math.Max(score, 1e-12))
+	}
+	return bits, nil
 }
 
 // masked writes a window with its masked bytes by name.
@@ -85,8 +117,9 @@ func masked(w []byte) string {
 }
 
 // fiveGram is the bits per masked byte of a byte 5-gram with Witten-Bell smoothing, which
-// sees the four bytes before each (all of them unmasked text).
-func fiveGram(train, test []byte, windows int) float64 {
+// sees the four bytes before each (all of them unmasked text), on the windows of test that
+// begin at starts.
+func fiveGram(train, test []byte, starts []int) float64 {
 	const order = 4
 	type context struct {
 		next  map[byte]int
@@ -96,20 +129,19 @@ func fiveGram(train, test []byte, windows int) float64 {
 	for k := range tables {
 		tables[k] = map[string]*context{}
 		for i := k; i < len(train); i++ {
-			key := string(train[i-k : i])
-			c := tables[k][key]
+			c := tables[k][string(train[i-k:i])]
 			if c == nil {
 				c = &context{next: map[byte]int{}}
-				tables[k][key] = c
+				tables[k][string(train[i-k:i])] = c
 			}
 			c.next[train[i]]++
 			c.total++
 		}
 	}
 	total, n := 0.0, 0
-	for w := range windows {
+	for _, start := range starts {
 		for i := maskFirst; i < maskWindow; i += maskEvery {
-			at := w*maskWindow + i
+			at := start + i
 			p := 1.0 / 256
 			for k := 0; k <= order && at-k >= 0; k++ {
 				if c := tables[k][string(test[at-k:at])]; c != nil {

@@ -6,30 +6,51 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/mmserve/mmserve/modality/media"
+	"github.com/mmserve/mmserve/pipeline"
 )
 
-// sample is one labelled item of a data set.
+// evalSets are the folders of a data directory that eval knows (docs/eval.md).
+var evalSets = []string{"cifar10", "emoji", "esc10", "fsdd", "shapes3d", "text"}
+
+// sample is one labelled item of a data set: a file's bytes, a text or a point cloud.
 type sample struct {
 	name  string
 	data  []byte
-	text  bool // data is text
+	text  bool   // data is text
+	cloud *cloud // stands for data
 	label string
 	// caption and tags name the thing in words, where the set has them.
 	caption string
 	tags    []string
+}
+
+// item makes a pipeline item of a sample.
+func (s sample) item() pipeline.Item {
+	switch {
+	case s.text:
+		return pipeline.Item{Parts: []pipeline.Part{pipeline.TextPart(string(s.data))}}
+	case s.cloud != nil:
+		return pipeline.Item{Parts: []pipeline.Part{{Input: media.Bytes(s.name+".ply", s.cloud.ply())}}}
+	}
+	return pipeline.Item{Parts: []pipeline.Part{{Input: media.Bytes(s.name, s.data)}}}
+}
+
+// named reports whether a thing is called word, by its caption or a tag.
+func (s sample) named(word string) bool {
+	return s.caption == word || slices.Contains(s.tags, word)
 }
 
 // wanted reports whether an item of a split is asked for. No split named: every item that is
@@ -41,28 +62,43 @@ func wanted(split, asked string) bool {
 	return split != "train" && split != "val"
 }
 
-// maxEvalFile bounds one file that is read whole.
+// missing reports whether an error is only the absence of a file.
+func missing(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// maxEvalFile bounds one file or member that is read whole.
 const maxEvalFile = 1 << 30
 
-// readZip reads the files of an archive that pick wants.
-func readZip(file string, pick func(name string) bool, each func(name string, data []byte) error) error {
+func readAtMost(r io.Reader) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxEvalFile+1))
+	if err == nil && len(b) > maxEvalFile {
+		err = fmt.Errorf("larger than %d bytes", maxEvalFile)
+	}
+	return b, err
+}
+
+// byName puts items in one order, whatever order an archive has them in.
+func byName(items []sample) []sample {
+	slices.SortStableFunc(items, func(a, b sample) int { return strings.Compare(a.name, b.name) })
+	return items
+}
+
+// readZip reads the members of an archive that pick wants.
+func readZip(file string, pick func(name string) (bool, error), each func(name string, data []byte)) error {
 	z, err := zip.OpenReader(file)
+	if missing(err) {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	defer z.Close()
 	for _, f := range z.File {
-		if f.FileInfo().IsDir() || !pick(f.Name) {
+		if f.FileInfo().IsDir() {
 			continue
 		}
-		r, err := f.Open()
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", file, f.Name, err)
-		}
-		b, err := io.ReadAll(io.LimitReader(r, maxEvalFile))
-		r.Close()
-		if err == nil {
-			err = each(f.Name, b)
+		take, err := pick(f.Name)
+		if err == nil && take {
+			err = readMember(f, each)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %s: %w", file, f.Name, err)
@@ -71,22 +107,72 @@ func readZip(file string, pick func(name string) bool, each func(name string, da
 	return nil
 }
 
-// readCIFAR reads cifar10/<split>.tar.gz: <split>/<class>/<name>.jpg.
-func readCIFAR(dir, split string) ([]sample, error) {
-	if split == "" {
-		split = "test"
-	}
-	f, err := os.Open(filepath.Join(dir, split+".tar.gz"))
+func readMember(f *zip.File, each func(name string, data []byte)) error {
+	r, err := f.Open()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer f.Close()
+	defer r.Close()
+	b, err := readAtMost(r)
+	if err == nil {
+		each(f.Name, b)
+	}
+	return err
+}
+
+// openGzip opens a file, through gzip when its name says so.
+func openGzip(file string) (io.Reader, func() error, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !strings.HasSuffix(file, "gz") {
+		return f, f.Close, nil
+	}
 	g, err := gzip.NewReader(f)
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return g, f.Close, nil
+}
+
+// readCIFAR reads the archives of cifar10/: <split>.tar.gz (or .tgz, .tar) with members
+// <split>/<class>/<name>.jpg. A member without a folder for its split has its archive's.
+func readCIFAR(dir, split string) ([]sample, error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	var out []sample
-	for t := tar.NewReader(g); ; {
+	found := false
+	for _, e := range entries {
+		mark, suffix, _ := strings.Cut(e.Name(), ".")
+		if !slices.Contains([]string{"tar.gz", "tgz", "tar"}, suffix) {
+			continue
+		}
+		found = true
+		if slices.Contains([]string{"train", "val", "test"}, mark) && !wanted(mark, split) {
+			continue
+		}
+		file := filepath.Join(dir, e.Name())
+		if out, err = appendTar(out, file, mark, split); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	if !found {
+		return nil, fmt.Errorf("%s: no .tar.gz: %w", dir, fs.ErrNotExist)
+	}
+	return byName(out), nil
+}
+
+func appendTar(out []sample, file, mark, split string) ([]sample, error) {
+	r, done, err := openGzip(file)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	for t := tar.NewReader(r); ; {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
 			return out, nil
@@ -94,179 +180,150 @@ func readCIFAR(dir, split string) ([]sample, error) {
 		if err != nil {
 			return nil, err
 		}
-		if h.Typeflag != tar.TypeReg {
+		parts := strings.Split(path.Clean(h.Name), "/")
+		if h.Typeflag != tar.TypeReg || strings.HasPrefix(parts[len(parts)-1], ".") {
 			continue
 		}
-		b, err := io.ReadAll(io.LimitReader(t, maxEvalFile))
-		if err != nil {
-			return nil, err
+		if len(parts) < 2 {
+			return nil, fmt.Errorf("%s: want <split>/<class>/<name>", h.Name)
 		}
-		out = append(out, sample{name: h.Name, data: b, label: path.Base(path.Dir(h.Name))})
+		own := mark
+		if len(parts) > 2 {
+			own = parts[len(parts)-3]
+		}
+		if !wanted(own, split) {
+			continue
+		}
+		b, err := readAtMost(t)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", h.Name, err)
+		}
+		out = append(out, sample{name: h.Name, data: b, label: parts[len(parts)-2]})
 	}
 }
 
+// firstTrainDigit is where train begins among the indexes of a speaker's digit.
+const firstTrainDigit = 5
+
 // readDigits reads fsdd/recordings.zip: <digit>_<speaker>_<index>.wav, indexes below 5 are test.
 func readDigits(dir, split string) (out []sample, err error) {
-	err = readZip(filepath.Join(dir, "recordings.zip"), func(name string) bool {
-		parts := strings.Split(strings.TrimSuffix(path.Base(name), ".wav"), "_")
-		if len(parts) != 3 {
-			return false
+	err = readZip(filepath.Join(dir, "recordings.zip"), func(name string) (bool, error) {
+		base, isWAV := strings.CutSuffix(path.Base(name), ".wav")
+		if !isWAV || strings.HasPrefix(base, ".") {
+			return false, nil
 		}
-		i, err := strconv.Atoi(parts[2])
-		s := "train"
-		if i < 5 {
-			s = "test"
+		parts := strings.Split(base, "_")
+		i, err := strconv.Atoi(parts[len(parts)-1])
+		if err != nil || len(parts) < 3 {
+			return false, errors.New("want <digit>_<speaker>_<index>.wav")
 		}
-		return err == nil && wanted(s, split)
-	}, func(name string, b []byte) error {
+		mark := "train"
+		if i < firstTrainDigit {
+			mark = "test"
+		}
+		return wanted(mark, split), nil
+	}, func(name string, b []byte) {
 		digit, _, _ := strings.Cut(path.Base(name), "_")
 		out = append(out, sample{name: name, data: b, label: digit})
-		return nil
 	})
-	return out, err
+	return byName(out), err
 }
 
-// readESC reads esc10/clips.zip: <class>/<fold>-….mp3, fold 5 is test.
+// readESC reads esc10/clips.zip: <class>/<fold>-….mp3. Folds 1 to 4 are train, others test; a
+// fold is also a split of its own, "fold3".
 func readESC(dir, split string) (out []sample, err error) {
-	err = readZip(filepath.Join(dir, "clips.zip"), func(name string) bool {
-		s := "train"
-		if strings.HasPrefix(path.Base(name), "5") {
-			s = "test"
+	err = readZip(filepath.Join(dir, "clips.zip"), func(name string) (bool, error) {
+		base := path.Base(name)
+		if strings.HasPrefix(base, ".") || path.Ext(base) == ".tsv" || path.Ext(base) == ".md" || path.Ext(base) == ".txt" {
+			return false, nil
 		}
-		return strings.Contains(name, "/") && wanted(s, split)
-	}, func(name string, b []byte) error {
+		fold, _, ok := strings.Cut(base, "-")
+		if !ok || path.Dir(name) == "." {
+			return false, errors.New("want <class>/<fold>-<name>.mp3")
+		}
+		mark := "test"
+		if slices.Contains([]string{"1", "2", "3", "4"}, fold) {
+			mark = "train"
+		}
+		return wanted(mark, split) || split == "fold"+fold, nil
+	}, func(name string, b []byte) {
 		out = append(out, sample{name: name, data: b, label: path.Base(path.Dir(name))})
-		return nil
 	})
-	return out, err
+	return byName(out), err
+}
+
+// jsonLines hands on the lines of a file of JSON objects, parsed into R. An error names the line.
+func jsonLines[R any](file string, each func(line int, row R) error) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for line := range bytes.Lines(b) {
+		n++
+		if len(bytes.TrimSpace(line)) == 0 {
+			continue
+		}
+		var row R
+		err := json.Unmarshal(line, &row)
+		if err == nil {
+			err = each(n, row)
+		}
+		if err != nil {
+			return fmt.Errorf("%s:%d: %w", file, n, err)
+		}
+	}
+	return nil
 }
 
 // emojiRow is a line of emoji/captions.jsonl.
 type emojiRow struct {
-	Hex      string   `json:"hex"`
-	Label    string   `json:"label"`
-	Tags     []string `json:"tags"`
-	Category string   `json:"category"`
-	Images   map[string]struct {
+	Hex    string   `json:"hex"`
+	Label  string   `json:"label"`
+	Tags   []string `json:"tags"`
+	Images map[string]struct {
 		File  string `json:"file"`
 		Split string `json:"split"`
 	} `json:"images"`
 }
 
-// readEmoji reads the pictures of emoji/ whose split keep wants. Label is the concept.
-func readEmoji(dir string, keep func(split string) bool) ([]sample, error) {
-	b, err := os.ReadFile(filepath.Join(dir, "captions.jsonl"))
-	if err != nil {
-		return nil, err
-	}
+// readEmoji reads the pictures of emoji/ whose split keep wants and that have a name. Their
+// label is the concept. It also says how many pictures of captions.jsonl the archive lacks.
+func readEmoji(dir string, keep func(split string) bool) (out []sample, absent int, err error) {
 	rows := map[string]emojiRow{}
-	for line := range bytes.Lines(b) {
-		var r emojiRow
-		if err := json.Unmarshal(line, &r); err != nil {
-			return nil, fmt.Errorf("captions.jsonl: %w", err)
+	err = jsonLines(filepath.Join(dir, "captions.jsonl"), func(_ int, r emojiRow) error {
+		if r.Hex == "" {
+			return errors.New(`no "hex"`)
 		}
-		for _, img := range r.Images {
-			if keep(img.Split) {
+		for style, img := range r.Images {
+			if img.File == "" {
+				return fmt.Errorf("images.%s: no file", style)
+			}
+			if _, twice := rows[img.File]; twice {
+				return fmt.Errorf("images.%s: %s stands in an earlier line too", style, img.File)
+			}
+			if keep(img.Split) && r.Label != "" {
 				rows[img.File] = r
 			}
 		}
-	}
-	var out []sample
-	err = readZip(filepath.Join(dir, "images.zip"), func(name string) bool {
-		_, ok := rows[name]
-		return ok
-	}, func(name string, b []byte) error {
-		r := rows[name]
-		out = append(out, sample{name: name, data: b, label: r.Hex, caption: r.Label, tags: r.Tags})
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return nil, 0, err
+	}
+	err = readZip(filepath.Join(dir, "images.zip"), func(name string) (bool, error) {
+		_, ok := rows[name]
+		return ok, nil
+	}, func(name string, b []byte) {
+		r := rows[name]
+		out = append(out, sample{name: name, data: b, label: r.Hex, caption: r.Label, tags: r.Tags})
+	})
+	return byName(out), len(rows) - len(out), err
 }
 
-// readShapes reads shapes3d/ as binary PLY files: 1,024 points with normals and colours.
-func readShapes(dir, split string) ([]sample, error) {
-	const points = 1024
-	load := func(name string, width int) ([]byte, error) {
-		f, err := os.Open(filepath.Join(dir, name))
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		g, err := gzip.NewReader(f)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		b, err := io.ReadAll(io.LimitReader(g, maxEvalFile))
-		if err == nil && len(b)%(points*3*width) != 0 {
-			err = fmt.Errorf("%s: %d bytes are no whole number of clouds", name, len(b))
-		}
-		return b, err
-	}
-	xyz, err := load("xyz.i16le.gz", 2)
-	if err != nil {
-		return nil, err
-	}
-	normals, err := load("normals.i8.gz", 1)
-	if err != nil {
-		return nil, err
-	}
-	rgb, err := load("rgb.u8.gz", 1)
-	if err != nil {
-		return nil, err
-	}
-	text, err := os.ReadFile(filepath.Join(dir, "index.jsonl"))
-	if err != nil {
-		return nil, err
-	}
-	var out []sample
-	for line := range bytes.Lines(text) {
-		var r struct {
-			I       int    `json:"i"`
-			Class   string `json:"cls"`
-			Caption string `json:"caption"`
-			Split   string `json:"split"`
-		}
-		if err := json.Unmarshal(line, &r); err != nil {
-			return nil, fmt.Errorf("index.jsonl: %w", err)
-		}
-		at := r.I * points * 3
-		if r.I < 0 || at+points*3 > len(normals) || at+points*3 > len(rgb) || 2*(at+points*3) > len(xyz) {
-			return nil, fmt.Errorf("index.jsonl: cloud %d is beyond the arrays", r.I)
-		}
-		if wanted(r.Split, split) {
-			ply := cloudPLY(xyz[2*at:2*(at+points*3)], normals[at:at+points*3], rgb[at:at+points*3])
-			out = append(out, sample{name: strconv.Itoa(r.I), data: ply, label: r.Class, caption: r.Caption})
-		}
-	}
-	return out, nil
-}
-
-// cloudPLY writes int16 coordinates (over 32767), int8 normals (over 127) and colours as PLY.
-func cloudPLY(xyz, normals, rgb []byte) []byte {
-	n := len(rgb) / 3
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "ply\nformat binary_little_endian 1.0\nelement vertex %d\n", n)
-	for _, p := range []string{"x", "y", "z", "nx", "ny", "nz"} {
-		fmt.Fprintf(&b, "property float %s\n", p)
-	}
-	b.WriteString("property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n")
-	le := binary.LittleEndian
-	for i := range n {
-		for k := range 3 {
-			v := float32(float64(int16(le.Uint16(xyz[2*(3*i+k):]))) / 32767)
-			b.Write(le.AppendUint32(nil, math.Float32bits(v)))
-		}
-		for k := range 3 {
-			b.Write(le.AppendUint32(nil, math.Float32bits(float32(float64(int8(normals[3*i+k]))/127))))
-		}
-		b.Write(rgb[3*i : 3*i+3])
-	}
-	return b.Bytes()
-}
-
-// readTSV reads text/<file> with columns split, …, label, text; label and text are the last
-// two. Lines whose label is skip are left out.
-func readTSV(file, split, skip string) ([]sample, error) {
+// readTSV reads a text file of columns split, …, label, text: as many as columns. Lines whose
+// label is skip, and a line of column names, are left out.
+func readTSV(file, split string, columns int, skip string) ([]sample, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
@@ -274,36 +331,26 @@ func readTSV(file, split, skip string) ([]sample, error) {
 	defer f.Close()
 	var out []sample
 	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
+	lines.Buffer(nil, 1<<24)
+	n := 0
 	for lines.Scan() {
-		cols := strings.Split(lines.Text(), "\t")
-		if len(cols) < 3 {
-			return nil, fmt.Errorf("%s: a line of %d columns", file, len(cols))
+		n++
+		line := strings.TrimSuffix(lines.Text(), "\r")
+		cols := strings.SplitN(line, "\t", columns)
+		if strings.TrimSpace(line) == "" || n == 1 && cols[0] == "split" {
+			continue
 		}
-		label := cols[len(cols)-2]
+		if len(cols) < columns {
+			return nil, fmt.Errorf("%s:%d: %d columns, want %d", file, n, len(cols), columns)
+		}
+		label := cols[columns-2]
 		if label == skip || !wanted(cols[0], split) {
 			continue
 		}
-		out = append(out, sample{name: strconv.Itoa(len(out)), data: []byte(cols[len(cols)-1]), text: true, label: label})
+		out = append(out, sample{name: fmt.Sprintf("line %d", n), data: []byte(cols[columns-1]), text: true, label: label})
 	}
-	return out, lines.Err()
-}
-
-// present lists which of the known sets a data directory holds.
-func present(dir string) []string {
-	var out []string
-	for _, name := range []string{"cifar10", "emoji", "esc10", "fsdd", "shapes3d", "text"} {
-		if st, err := os.Stat(filepath.Join(dir, name)); err == nil && st.IsDir() {
-			out = append(out, name)
-		}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("%s:%d: %w", file, n+1, err)
 	}
-	return out
-}
-
-// missing reports whether an error is only the absence of a file.
-func missing(err error) bool { return errors.Is(err, fs.ErrNotExist) }
-
-// matchesWord reports whether a thing named caption, or tagged so, is word.
-func (s sample) matchesWord(word string) bool {
-	return s.caption == word || slices.Contains(s.tags, word)
+	return out, nil
 }

@@ -1,10 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -13,25 +12,27 @@ import (
 )
 
 // vectors embeds items into the model's shared space: unit vectors, nil for what failed.
-func (ev *evaluator) vectors(items []sample) ([][]float32, int, error) {
+func (ev *evaluator) vectors(task string, items []sample, alter alteration) ([][]float32, int, error) {
 	out := make([][]float32, len(items))
-	failed, err := ev.each(len(items), func(i int) error {
-		enc, err := ev.model.Encode(ev.ctx, items[i].item(), pipeline.EncodeOptions{Outputs: []string{pipeline.OutputPooled}})
+	failed, first, err := ev.each(len(items), func(i int) error {
+		s, err := alter.of(items[i])
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", items[i].name, err)
+		}
+		enc, err := ev.model.Encode(ev.ctx, s.item(), pipeline.EncodeOptions{Outputs: []string{pipeline.OutputPooled}})
+		if err != nil {
+			return fmt.Errorf("%s: %w", items[i].name, err)
 		}
 		out[i] = unitVector(enc.Pooled.Data)
 		return nil
 	})
+	ev.faults(task, failed, len(items), first)
 	return out, failed, err
 }
 
+// unitVector is x divided by its Euclidean norm.
 func unitVector(x []float32) []float32 {
-	sum := 0.0
-	for _, v := range x {
-		sum += float64(v) * float64(v)
-	}
-	k := float32(1 / math.Max(math.Sqrt(sum), 1e-12))
+	k := float32(1 / math.Max(math.Sqrt(similarity(x, x)), 1e-12))
 	out := make([]float32, len(x))
 	for i, v := range x {
 		out[i] = v * k
@@ -39,125 +40,195 @@ func unitVector(x []float32) []float32 {
 	return out
 }
 
-// nearest returns the indexes of the k vectors most like q, best first.
-func nearest(q []float32, all [][]float32, k int) []int {
-	type scored struct {
-		i int
-		s float64
+// similarity is the scalar product of two vectors of one length.
+func similarity(a, b []float32) float64 {
+	s := 0.0
+	for i := range a {
+		s += float64(a[i]) * float64(b[i])
 	}
-	var list []scored
+	return s
+}
+
+// scores are the similarities of all vectors to q; −∞ for those that are not there.
+func scores(q []float32, all [][]float32) []float64 {
+	out := make([]float64, len(all))
 	for i, v := range all {
-		if v == nil || len(v) != len(q) {
-			continue
+		if out[i] = math.Inf(-1); len(v) == len(q) {
+			out[i] = similarity(q, v)
 		}
-		s := 0.0
-		for j := range q {
-			s += float64(q[j]) * float64(v[j])
-		}
-		list = append(list, scored{i, s})
-	}
-	slices.SortStableFunc(list, func(a, b scored) int {
-		switch {
-		case a.s > b.s:
-			return -1
-		case a.s < b.s:
-			return 1
-		}
-		return 0
-	})
-	var out []int
-	for _, s := range list[:min(k, len(list))] {
-		out = append(out, s.i)
 	}
 	return out
 }
 
-// emoji measures retrieval by name, captions, and search across media.
-func (ev *evaluator) emoji(dir string) error {
-	emojiDir := filepath.Join(dir, "emoji")
-	if _, err := os.Stat(emojiDir); missing(err) {
-		return nil
-	}
-	for _, part := range []struct {
-		split, task string
-		top         int
-	}{{"test_style", "emoji_style", 1}, {"test_concept", "emoji_concept", 5}} {
-		if !ev.asked(part.task) {
-			continue
-		}
-		pictures, err := readEmoji(emojiDir, func(s string) bool { return s == part.split })
-		if err != nil {
-			return fmt.Errorf("emoji: %w", err)
-		}
-		if err := ev.byName(part.task, pictures, part.top); err != nil {
-			return err
+// nearest returns the indexes of the k best scores, best first; equal ones in order.
+func nearest(s []float64, k int) []int {
+	order := make([]int, 0, len(s))
+	for i, v := range s {
+		if !math.IsInf(v, -1) {
+			order = append(order, i)
 		}
 	}
-	if ev.asked("emoji_caption") {
-		if err := ev.captions(emojiDir); err != nil {
-			return err
-		}
-	}
-	return ev.across(dir, emojiDir)
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(s[b], s[a]) })
+	return order[:min(k, len(order))]
 }
 
-// byName searches pictures by their names.
-func (ev *evaluator) byName(task string, pictures []sample, top int) error {
-	if len(pictures) == 0 {
+// rank is the place of the best right candidate, 1 for the first. Wrong candidates of the same
+// score go before it, so that a model which cannot tell them apart gains nothing. No right
+// candidate: one beyond the last.
+func rank(s []float64, right func(i int) bool) int {
+	best := math.Inf(-1)
+	for i, v := range s {
+		if right(i) {
+			best = max(best, v)
+		}
+	}
+	if math.IsInf(best, -1) {
+		return len(s) + 1
+	}
+	place := 1
+	for i, v := range s {
+		if v >= best && !right(i) {
+			place++
+		}
+	}
+	return place
+}
+
+// guessed is the chance that one of k of n candidates, drawn without looking, is among the
+// right ones.
+func guessed(right, n, k int) float64 {
+	miss := 1.0
+	for i := range min(k, n) {
+		miss *= max(float64(n-right-i), 0) / float64(n-i)
+	}
+	return 1 - miss
+}
+
+// pictures reads the emoji of one split.
+func (ev *evaluator) pictures(task string, keep func(split string) bool) ([]sample, error) {
+	out, absent, err := readEmoji(ev.at("emoji"), keep)
+	if absent > 0 {
+		ev.note("%s: images.zip lacks %d of the pictures that captions.jsonl names", task, absent)
+	}
+	return out, err
+}
+
+// emojiPart is the split of a test of unseen styles or concepts: the one that was asked for,
+// which is then the only one, or its own.
+func (ev *evaluator) emojiPart(own string) (split string, ok bool) {
+	switch ev.split {
+	case "", "test", own:
+		return own, true
+	case "test_style", "test_concept":
+		return "", false
+	}
+	return ev.split, true
+}
+
+func (ev *evaluator) emojiStyle(task string) error   { return ev.findByName(task, "test_style", 1) }
+func (ev *evaluator) emojiConcept(task string) error { return ev.findByName(task, "test_concept", 5) }
+
+// findByName searches the pictures of a split by the names of what they show.
+func (ev *evaluator) findByName(task, own string, top int) error {
+	split, ok := ev.emojiPart(own)
+	if !ok {
 		return nil
 	}
-	images, failed, err := ev.vectors(pictures)
+	pictures, err := ev.pictures(task, func(s string) bool { return s == split })
 	if err != nil {
 		return err
 	}
+	if len(pictures) == 0 {
+		ev.note("%s: no pictures of split %q", task, split)
+		return nil
+	}
+	if why := ev.cannotSearch("image", "text"); why != "" {
+		ev.note("%s: left out, %s", task, why)
+		return nil
+	}
+	shown := map[string]int{} // pictures of a concept
 	var names []sample
-	seen := map[string]bool{}
 	for _, p := range pictures {
-		if !seen[p.label] {
-			seen[p.label] = true
-			names = append(names, sample{data: []byte(p.caption), text: true, label: p.label})
+		if shown[p.label]++; shown[p.label] == 1 {
+			names = append(names, sample{name: p.label, data: []byte(p.caption), text: true, label: p.label})
 		}
 	}
-	queries, _, err := ev.vectors(names)
+	names = ev.some(names)
+	queries, unasked, err := ev.vectors(task, names, alteration{})
 	if err != nil {
 		return err
 	}
-	right := 0
-	for i, q := range queries {
-		if slices.ContainsFunc(nearest(q, images, top), func(k int) bool { return pictures[k].label == names[i].label }) {
-			right++
-		}
+	line := evalLine{Task: task, Metric: fmt.Sprintf("name_to_picture_top%d", top), N: len(names), Among: len(pictures)}
+	for _, q := range names {
+		line.Chance += guessed(shown[q.label], len(pictures), top) / float64(len(names))
 	}
-	return ev.emit(evalLine{
-		Task: task, Metric: fmt.Sprintf("name_to_picture_top%d", top), Value: float64(right) / float64(len(names)), N: len(names), Failed: failed,
-		Beside: fmt.Sprintf("chance %.4f, among %d pictures", float64(top)/float64(len(names)), len(pictures)),
+	return ev.withConditions(line, "image", func(l *evalLine, alter alteration) error {
+		images, failed, err := ev.vectors(task, pictures, alter)
+		if err != nil {
+			return err
+		}
+		found := 0
+		for i, q := range queries {
+			if q != nil && rank(scores(q, images), func(k int) bool { return pictures[k].label == names[i].label }) <= top {
+				found++
+			}
+		}
+		l.Value, l.Failed = float64(found)/float64(len(names)), failed+unasked
+		return nil
 	})
 }
 
-// captions measures how often a picture in an unseen style gets exactly its name.
-func (ev *evaluator) captions(dir string) error {
-	pictures, err := readEmoji(dir, func(s string) bool { return s == "test_style" })
-	if err != nil || len(pictures) == 0 {
+// cannotSearch says why the model cannot search one medium by another, "" when it can.
+func (ev *evaluator) cannotSearch(media ...string) string {
+	info := ev.model.Info()
+	for _, m := range media {
+		if !slices.Contains(info.Modalities, m) {
+			return "the model does not take " + m
+		}
+	}
+	if !slices.Contains(info.Outputs, pipeline.OutputPooled) {
+		return "the model has no embedding"
+	}
+	return ""
+}
+
+// emojiCaptions measures how often a picture in an unseen style gets exactly its name.
+func (ev *evaluator) emojiCaptions(task string) error {
+	split, ok := ev.emojiPart("test_style")
+	if !ok {
+		return nil
+	}
+	pictures, err := ev.pictures(task, func(s string) bool { return s == split })
+	if err != nil {
 		return err
 	}
-	var right, any atomic.Int64
-	failed, err := ev.each(len(pictures), func(i int) error {
+	if pictures = ev.some(pictures); len(pictures) == 0 {
+		ev.note("%s: no pictures of split %q", task, split)
+		return nil
+	}
+	var right, said atomic.Int64
+	failed, first, err := ev.each(len(pictures), func(i int) error {
 		p, err := ev.model.Predict(ev.ctx, pictures[i].item(), pipeline.PredictOptions{Top: 1, Caption: true})
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", pictures[i].name, err)
 		}
 		if p.Caption != "" {
-			any.Add(1)
+			said.Add(1)
 		}
-		if strings.TrimSpace(p.Caption) == pictures[i].caption {
+		if strings.TrimSpace(p.Caption) == strings.TrimSpace(pictures[i].caption) {
 			right.Add(1)
 		}
 		return nil
 	})
-	if err != nil || any.Load() == 0 {
+	if err != nil {
 		return err
 	}
-	return ev.emit(evalLine{Task: "emoji_caption", Metric: "exact_match", Value: float64(right.Load()) / float64(len(pictures)), N: len(pictures), Failed: failed})
+	ev.faults(task, failed, len(pictures), first)
+	if said.Load() == 0 {
+		ev.note("%s: left out, the model says nothing of a picture", task)
+		return nil
+	}
+	return ev.emit(evalLine{Task: task, Metric: "exact_match", Value: float64(right.Load()) / float64(len(pictures)), N: len(pictures), Failed: failed})
 }
 
 // soundNames says which emoji shows what a sound is of; classes without one are left out.
@@ -167,78 +238,131 @@ var soundNames = map[string][]string{
 	"sea_waves": {"water wave", "wave"},
 }
 
-// across searches all emoji pictures by sounds and by shapes.
-func (ev *evaluator) across(dir, emojiDir string) error {
-	if !ev.asked("sound_to_picture") && !ev.asked("shape_to_picture") {
-		return nil
-	}
-	pictures, err := readEmoji(emojiDir, func(string) bool { return true })
-	if err != nil {
-		return fmt.Errorf("emoji: %w", err)
-	}
-	images, _, err := ev.vectors(pictures)
+// soundToPicture searches all emoji pictures by sounds.
+func (ev *evaluator) soundToPicture(task string) error {
+	sounds, err := readESC(ev.at("esc10"), ev.split)
 	if err != nil {
 		return err
 	}
-	sounds, err := readESC(filepath.Join(dir, "esc10"), ev.split)
-	if err != nil && !missing(err) {
-		return fmt.Errorf("esc10: %w", err)
-	}
-	err = ev.search("sound_to_picture", sounds, pictures, images, func(s sample) []string { return soundNames[s.label] })
-	if err != nil {
-		return err
-	}
-	shapes, err := readShapes(filepath.Join(dir, "shapes3d"), ev.split)
-	if err != nil && !missing(err) {
-		return fmt.Errorf("shapes3d: %w", err)
-	}
-	return ev.search("shape_to_picture", shapes, pictures, images, func(s sample) []string { return []string{s.caption} })
+	return ev.across(task, "audio", sounds, func(s sample) []string { return soundNames[s.label] })
 }
 
-// search measures how often one of the five nearest pictures shows what a query is of.
-// Queries that no picture shows are left out.
-func (ev *evaluator) search(task string, queries, pictures []sample, images [][]float32, words func(sample) []string) error {
-	const top, examples = 5, 6
-	targets := make([]int, 0, len(queries)) // pictures that show each query
-	queries = slices.DeleteFunc(slices.Clone(queries), func(q sample) bool {
-		n := 0
+// shapeToPicture searches all emoji pictures by shapes.
+func (ev *evaluator) shapeToPicture(task string) error {
+	shapes, err := readShapes(ev.at("shapes3d"), ev.split)
+	if err != nil {
+		return err
+	}
+	return ev.across(task, "pointcloud", shapes, func(s sample) []string {
+		if s.caption == "" {
+			return nil
+		}
+		return []string{s.caption}
+	})
+}
+
+// across measures how often one of the five pictures nearest to a query shows what the query is
+// of, among all emoji pictures. Queries that no picture shows are left out.
+func (ev *evaluator) across(task, medium string, queries []sample, words func(sample) []string) error {
+	const top = 5
+	pictures, err := ev.pictures(task, func(string) bool { return true })
+	if err != nil {
+		return err
+	}
+	if why := ev.cannotSearch("image", medium); why != "" {
+		ev.note("%s: left out, %s", task, why)
+		return nil
+	}
+	shows := func(p, query sample) bool { return slices.ContainsFunc(words(query), p.named) }
+	right := func(query sample) (n int) {
 		for _, p := range pictures {
-			if slices.ContainsFunc(words(q), p.matchesWord) {
+			if shows(p, query) {
 				n++
 			}
 		}
-		if n > 0 {
-			targets = append(targets, n)
-		}
-		return n == 0
-	})
-	if len(queries) == 0 || !ev.asked(task) {
+		return n
+	}
+	queries = ev.some(slices.DeleteFunc(queries, func(q sample) bool { return right(q) == 0 }))
+	if len(queries) == 0 {
+		ev.note("%s: no items%s that a picture shows", task, ev.ofSplit())
 		return nil
 	}
-	vectors, failed, err := ev.vectors(queries)
+	images, failed, err := ev.imageVectors(task, pictures)
 	if err != nil {
 		return err
 	}
-	line := evalLine{Task: task, Metric: "top5", N: len(queries), Failed: failed}
-	right, chance := 0, 0.0
-	told := map[string]bool{}
+	vectors, unasked, err := ev.vectors(task, queries, alteration{})
+	if err != nil {
+		return err
+	}
+	line := evalLine{Task: task, Metric: fmt.Sprintf("top%d", top), N: len(queries), Failed: failed + unasked, Among: len(pictures)}
+	found := 0
+	var told hits
 	for i, q := range vectors {
-		chance += 1 - math.Pow(1-float64(targets[i])/float64(len(pictures)), top)
-		found := nearest(q, images, top)
-		hit := slices.ContainsFunc(found, func(k int) bool { return slices.ContainsFunc(words(queries[i]), pictures[k].matchesWord) })
-		if hit {
-			right++
+		line.Chance += guessed(right(queries[i]), len(pictures), top) / float64(len(queries))
+		if q == nil {
+			continue
 		}
-		if what := words(queries[i])[0]; hit && !told[what] && len(line.Sample) < examples {
-			told[what] = true
+		s := scores(q, images)
+		hit := rank(s, func(k int) bool { return shows(pictures[k], queries[i]) }) <= top
+		if hit {
+			found++
+		}
+		told.add(words(queries[i])[0], hit, func() string {
 			var names []string
-			for _, k := range found {
+			for _, k := range nearest(s, top) {
 				names = append(names, pictures[k].caption)
 			}
-			line.Sample = append(line.Sample, what+" → "+strings.Join(names, ", "))
-		}
+			return strings.Join(names, ", ")
+		})
 	}
-	line.Value = float64(right) / float64(len(queries))
-	line.Beside = fmt.Sprintf("chance %.4f, among %d pictures", chance/float64(len(queries)), len(pictures))
+	line.Value, line.Examples = float64(found)/float64(len(queries)), told.lines(ev.examples)
 	return ev.emit(line)
+}
+
+// imageVectors embeds pictures, once for all searches among the same.
+func (ev *evaluator) imageVectors(task string, pictures []sample) ([][]float32, int, error) {
+	if ev.images.n != len(pictures) || ev.images.vectors == nil {
+		v, failed, err := ev.vectors(task, pictures, alteration{})
+		if err != nil {
+			return nil, 0, err
+		}
+		ev.images.n, ev.images.vectors, ev.images.failed = len(pictures), v, failed
+	}
+	return ev.images.vectors, ev.images.failed, nil
+}
+
+// hits collects the answers of a search by what was looked for.
+type hits []hit
+
+type hit struct {
+	what     string
+	found, n int
+	answer   string // of one query, one with a right answer where there is one
+}
+
+func (h *hits) add(what string, found bool, answer func() string) {
+	i := slices.IndexFunc(*h, func(x hit) bool { return x.what == what })
+	if i < 0 {
+		i = len(*h)
+		*h = append(*h, hit{what: what})
+	}
+	x := &(*h)[i]
+	if x.answer == "" || found && x.found == 0 {
+		x.answer = answer()
+	}
+	x.n++
+	if found {
+		x.found++
+	}
+}
+
+// lines tells the first k, those found most often first.
+func (h hits) lines(k int) []string {
+	slices.SortStableFunc(h, func(a, b hit) int { return cmp.Compare(b.found*a.n, a.found*b.n) })
+	var out []string
+	for _, x := range h[:min(k, len(h))] {
+		out = append(out, fmt.Sprintf("%s (%d of %d) → %s", x.what, x.found, x.n, x.answer))
+	}
+	return out
 }

@@ -118,10 +118,16 @@ func openItem(paths []string, texts ...string) (pipeline.Item, func(), error) {
 	return it, done, nil
 }
 
+// terminal is the writer's file, when that is a terminal.
+func terminal(w io.Writer) (*os.File, bool) {
+	f, ok := w.(*os.File)
+	return f, ok && term.IsTerminal(int(f.Fd()))
+}
+
 // withProgress shows progress lines on a terminal.
 func withProgress(ctx context.Context, e *env) context.Context {
-	f, ok := e.stderr.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	f, ok := terminal(e.stderr)
+	if !ok {
 		return ctx
 	}
 	p := &progressLine{out: f, start: time.Now()}

@@ -69,7 +69,7 @@ func search(ctx context.Context, e *env, flags *flag.FlagSet, args []string) err
 		Score float64 `json:"score"`
 	}
 	hits := []hit{}
-	for _, i := range nearest(q, vectors, *top) {
+	for _, i := range nearest(scores(q, vectors), *top) {
 		score := 0.0
 		for k := range q {
 			score += float64(q[k]) * float64(vectors[i][k])
