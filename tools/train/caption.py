@@ -201,35 +201,34 @@ def latents(net, modality, x, n=None):
 
 @torch.no_grad()
 def collect(net, b, d, views, deadline):
-    """Latents (float16) and captions of augmented inputs of every captioned set."""
-    e, rows, r = d["emoji"], d["emoji_rows"], b.rng
-    z, text, weight = [], [], []
+    """Latents (float16) and captions of augmented inputs of every captioned set; emoji weigh three quarters."""
+    e, rows = d["emoji"], d["emoji_rows"]
+    sets = {"emoji": ([], []), "shape": ([], []), "cifar10": ([], []), "digit": ([], []), "esc10": ([], [])}
 
-    def put(lat, t, w=1.0):
-        z.append(lat.half()); text.extend(t); weight.extend([w] * len(t))
+    def put(k, lat, text):
+        sets[k][0].append(lat.half()); sets[k][1].extend(text)
 
+    i = b.emoji_i
+    for f in range(0, len(i), 128):
+        put("emoji", latents(net, "image", b.norm(e["x"][i[f:f + 128]])), [rows[k]["label"] for k in e["concept"][i[f:f + 128]]])
     for v in range(views):
         if v and time.time() > deadline:
             break
-        for _ in range(len(b.emoji_i) // 64):
-            x, c, _ = b.emoji(64)
-            put(latents(net, "image", x), [rows[k]["label"] for k in c])
-        if v == 0:
-            i = b.emoji_i
-            for f in range(0, len(i), 128):
-                put(latents(net, "image", b.norm(e["x"][i[f:f + 128]])), [rows[k]["label"] for k in e["concept"][i[f:f + 128]]], 2.0)
-        for _ in range(10):
+        for _ in range(len(b.emoji_i) // 96):
+            x, c, _ = b.emoji(96)
+            put("emoji", latents(net, "image", x), [rows[k]["label"] for k in c])
+        for _ in range(8):
             x, y, i = b.shapes(32)
-            put(latents(net, "pointcloud", x), [d["shapes"]["caption"][k] for k in i])
-        for _ in range(4):
-            x, y = b.cifar(128)
-            put(latents(net, "image", x), [D.CAPTION[D.CIFAR[k]] for k in y], 0.7)
-        for _ in range(6):
-            x, y = b.sounds(24, 24)
-            for part, yy, names in ((x[:24], y[:24], D.DIGITS), (x[24:], y[24:], D.ESC)):
-                xx, n = T.pad(part, 64)
-                put(latents(net, "audio", xx.unsqueeze(-1), n), [D.CAPTION[names[k]] for k in yy], 0.7)
-    return z, text, np.array(weight)
+            put("shape", latents(net, "pointcloud", x), [d["shapes"]["caption"][k] for k in i])
+        x, y = b.cifar(128)
+        put("cifar10", latents(net, "image", x), [D.CAPTION[D.CIFAR[k]] for k in y])
+        x, y = b.sounds(32, 16)
+        for k, part, yy, names in (("digit", x[:32], y[:32], D.DIGITS), ("esc10", x[32:], y[32:], D.ESC)):
+            xx, n = T.pad(part, 64)
+            put(k, latents(net, "audio", xx.unsqueeze(-1), n), [D.CAPTION[names[k]] for k in yy])
+    share = {"emoji": 0.76, "shape": 0.12, "cifar10": 0.06, "digit": 0.03, "esc10": 0.03}
+    weight = np.concatenate([np.full(len(t), share[k] / len(t)) for k, (_, t) in sets.items()])
+    return [z for lat, _ in sets.values() for z in lat], [t for _, text in sets.values() for t in text], weight
 
 
 @torch.no_grad()
@@ -250,13 +249,15 @@ def main():
     a.add_argument("--minutes", type=float, default=18)
     a.add_argument("--steps", type=int, default=0, help="steps of phase 3 (and half as many of phase 2) instead of minutes")
     a.add_argument("--deadline", type=float, default=0)
-    a.add_argument("--views", type=int, default=8, help="augmented passes over the captioned sets")
+    a.add_argument("--views", type=int, default=24, help="augmented passes over the captioned sets")
     a.add_argument("--lr", type=float, default=2e-3)
     a.add_argument("--seed", type=int, default=1)
     a.add_argument("--threads", type=int, default=2)
     a.add_argument("--collect-only", action="store_true", help="stop after phase 1 (may run beside --lm-only)")
-    a.add_argument("--joint", action="store_true", help="phase 3 trains the byte LM too (a budget too short for phase 2)")
+    a.add_argument("--batch", type=int, default=128)
     a.add_argument("--lm-only", action="store_true", help="stop after phase 2")
+    a.add_argument("--lm-part", type=float, default=0.2, help="phase 2's part of the budget")
+    a.add_argument("--collect-part", type=float, default=0.25, help="phase 1's part of the budget")
     args = a.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -274,7 +275,7 @@ def main():
         net.load_state_dict(s["ema"])
         if not stored.exists() or stored.stat().st_mtime < (out / "last.pt").stat().st_mtime:
             with torch.autocast("cpu", torch.bfloat16):
-                z, text, weight = collect(net, b, d, args.views, time.time() + 0.25 * (end - time.time()))
+                z, text, weight = collect(net, b, d, args.views, time.time() + args.collect_part * (end - time.time()))
             torch.save((torch.cat(z), text, weight), out / "latents.tmp")
             (out / "latents.tmp").replace(stored)
         z, text, weight = torch.load(stored, weights_only=False)
@@ -319,8 +320,8 @@ def main():
         print("byte LM: kept", flush=True)
     else:
         def lm_batch():
-            return loss_of(*(lambda x: (cap(x), x))(ids_of([corpus[k] for k in rng.integers(0, len(corpus), 96)], cap.c)))
-        fit("lm", cap.lm_parameters(), lm_batch, start + 0.2 * (end - start), args.steps // 2, 2e-3)
+            return loss_of(*(lambda x: (cap(x), x))(ids_of([corpus[k] for k in rng.integers(0, len(corpus), args.batch)], cap.c)))
+        fit("lm", cap.lm_parameters(), lm_batch, start + args.lm_part * (end - start), args.steps // 2, 3e-3)
         torch.save(cap.state_dict(), lm_file)
     if args.lm_only:
         return
@@ -329,17 +330,21 @@ def main():
     weight = weight / weight.sum()
     cum = np.cumsum(weight)
 
+    # which caption it is, read off the mean soft token: a short way to the resampler, dropped afterwards
+    known = {t: i for i, t in enumerate(sorted(set(text)))}
+    which = torch.tensor([known[t] for t in text])
+    guess = nn.Linear(cfg["resampler"]["dim"], len(known))
+
     def batch():
-        k = np.searchsorted(cum, rng.random(96)).clip(0, len(text) - 1)
+        k = np.searchsorted(cum, rng.random(args.batch)).clip(0, len(text) - 1)
         x = ids_of([text[i] for i in k], cap.c)
         zz = z[torch.from_numpy(k)].float()
-        zz = zz + 0.05 * torch.randn_like(zz) * zz.std()
-        return loss_of(cap(x, cap.resampler(zz)), x)
+        soft = cap.resampler(zz + 0.1 * torch.randn_like(zz) * zz.std())
+        return loss_of(cap(x, soft), x) + 0.2 * F.cross_entropy(guess(soft.mean(1)).float(), which[k], label_smoothing=0.1)
 
-    if not args.joint:
-        for p in cap.lm_parameters():
-            p.requires_grad_(False)
-    fit("caption", list(cap.parameters()) if args.joint else cap.new_parameters(), batch, end - 15, args.steps, args.lr)
+    for p in cap.lm_parameters():
+        p.requires_grad_(False)
+    fit("caption", cap.new_parameters() + list(guess.parameters()), batch, end - 15, args.steps, args.lr)
     torch.save({"cap": cap.state_dict()}, out / "caption.pt")
     v, examples = validate(cap.eval(), net, d)
     print(f"caption exact match on the validation styles: {v:.4f}", examples, flush=True)

@@ -41,6 +41,11 @@ WORDS = {
 }
 for _i, _w in enumerate(DIGITS):
     WORDS[_w] = [_w, str(_i), "the digit " + _w]
+# Words of shape captions that say how a thing is, not what it is.
+VAGUE = set("""small large big high low long short wide thin thick flat round square single double half open closed empty full filled
+front back side left right up down upper lower top bottom middle center centre end corner straight diagonal inner outer old new first second
+age first-age second-age third-age red green blue white black brown grey gray yellow orange purple pink dark light dead snow autumn moss
+part piece type body tile kit set single with and of the a on in normal common simple basic level output input details""".split())
 CAPTION = {**{c: WORDS[c][1] for c in CIFAR}, **{w: "the digit " + w for w in DIGITS},
            "baby_cry": "crying baby", "chainsaw": "sound of a chainsaw", "clock_tick": "ticking clock",
            "dog_bark": "barking dog", "fire_crackling": "crackling fire", "helicopter": "sound of a helicopter",

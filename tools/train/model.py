@@ -209,10 +209,10 @@ class Model(nn.Module):
                 z = l(z)
         return z
 
-    def decode(self, z, names):
-        """Latents B x N x D to {head: B x classes}."""
+    def decode(self, z, names, drop=0.0):
+        """Latents B x N x D to {head: B x classes}; drop is the dropout in front of the heads, for training."""
         q = torch.cat([self.query[k] for k in names]).expand(z.shape[0], -1, -1)
-        o = self.decoder(q, z)
+        o = F.dropout(self.decoder(q, z), drop, self.training)
         out = {}
         for i, k in enumerate(names):
             y = self.head[k](o[:, i])

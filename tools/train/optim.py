@@ -21,12 +21,16 @@ def orthogonal(g, steps=4):
 
 
 class Muon(torch.optim.Optimizer):
-    def __init__(self, params, lr, momentum=0.95, weight_decay=0.0):
+    """Of world processes with equal gradients, each makes its share of the updates and all gather them."""
+
+    def __init__(self, params, lr, momentum=0.95, weight_decay=0.0, rank=0, world=1):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.rank, self.world = rank, world
 
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
+            todo = []
             for p in group["params"]:
                 if p.grad is None:
                     continue
@@ -34,14 +38,23 @@ class Muon(torch.optim.Optimizer):
                 if "buf" not in s:
                     s["buf"] = torch.zeros_like(p)
                 s["buf"].lerp_(p.grad, 1 - group["momentum"])
-                g = p.grad.lerp(s["buf"], group["momentum"]).flatten(1)
-                u = orthogonal(g).to(p.dtype).view_as(p)
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(u, alpha=-group["lr"] * 0.2 * max(g.shape) ** 0.5)
+                todo.append((p, p.grad.lerp(s["buf"], group["momentum"]).flatten(1)))
+            todo.sort(key=lambda v: -v[1].numel())  # neighbours cost the same: every world-th is a fair share
+            shares = [todo[k::self.world] for k in range(self.world)]
+            update = [torch.empty(sum(g.numel() for _, g in share), dtype=torch.float32) for share in shares]
+            if shares[self.rank]:
+                update[self.rank] = torch.cat([orthogonal(g).float().flatten() for _, g in shares[self.rank]])
+            if self.world > 1:
+                for k, u in enumerate(update):
+                    torch.distributed.broadcast(u, k)
+            for share, u in zip(shares, update):
+                for (p, g), v in zip(share, u.split([g.numel() for _, g in share])):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(v.view_as(p), alpha=-group["lr"] * 0.2 * max(g.shape) ** 0.5)
 
 
-def split(net, lr, wd):
-    """[Muon, AdamW] over a model's parameters: matrices inside layers and stems to Muon."""
+def split(net, lr, wd, extra, rank=0, world=1):
+    """[Muon, AdamW] over a model's parameters and those of extra: matrices inside layers and stems to Muon."""
     muon, decay, rest = [], [], []
     for n, p in net.named_parameters():
         inner = n.startswith(("cross.", "layers.", "decoder.", "rows_query")) or ".stem." in n and ".stem.0." not in n
@@ -51,5 +64,6 @@ def split(net, lr, wd):
             decay.append(p)
         else:
             rest.append(p)
-    return [Muon(muon, lr, weight_decay=wd),
+    rest += list(extra.parameters())
+    return [Muon(muon, lr, weight_decay=wd, rank=rank, world=world),
             torch.optim.AdamW([{"params": decay, "weight_decay": wd}, {"params": rest, "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.98))]
