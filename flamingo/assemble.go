@@ -129,8 +129,8 @@ func checkEmbeddings(checkpoint, lang weights.Source, c Config) error {
 		_, base, _ := lang.Stat(name)
 		return fmt.Errorf("flamingo: the checkpoint lacks %q, the embedding resized to %d tokens; the base language model's is %v", langPrefix+name, c.Vocab, base)
 	}
-	if len(shape) != 2 || shape[0] != c.Vocab || shape[1] != c.Width {
-		return fmt.Errorf("flamingo: the checkpoint's embedding %q is %v, the base language model of width %d with the added tokens makes [%d %d]", langPrefix+name, shape, c.Width, c.Vocab, c.Width)
+	if w := c.embedWidth(); len(shape) != 2 || shape[0] != c.Vocab || shape[1] != w {
+		return fmt.Errorf("flamingo: the checkpoint's embedding %q is %v, the base language model of width %d with the added tokens makes [%d %d]", langPrefix+name, shape, w, c.Vocab, w)
 	}
 	return nil
 }

@@ -41,15 +41,24 @@ type Config struct {
 
 	RotaryDim  int // channels of a head that turn; 0 for none
 	RotaryBase float64
+	Rope       *Rope   // nil for positions as trained
 	ALiBiMax   float64 // 0 for none
 	Clip       float32 // queries, keys, values are kept within ±Clip; 0 for no limit
 	QKNorm     bool    // norms on queries and keys (MPT-1B: over the width; Idefics: per head)
 	OldMPT     bool    // MosaicGPT's parameter names (MPT-1B)
+	Learned    bool    // MPT without ALiBi: a table of positions
+	Window     int     // a token sees itself and Window−1 before it; 0 for all (Mistral)
+	Embed      int     // width of the embedding where it is projected (OPT-350m); 0 means Width
+	PostNorm   bool    // norms after the residual sums, none at the end (OPT-350m)
+	MLPBias    bool    // LLaMA: biases in the feed-forward
 
 	Cross *Cross // nil for a plain decoder
 	// Soft is the id of the token whose embedding a soft token replaces, −1 for none.
 	Soft int
 }
+
+// embedWidth is the width of the embedding's rows.
+func (c Config) embedWidth() int { return or(c.Embed, c.Width) }
 
 // CrossKind is a published form of the gated cross-attention layer.
 type CrossKind string
@@ -104,6 +113,7 @@ func (c *Config) validate() error {
 		{"vocabulary", c.Vocab, 1}, {"additional vocabulary", c.Extra, 0}, {"width", c.Width, 1}, {"layers", c.Layers, 1},
 		{"heads", c.Heads, 1}, {"key heads", c.KVHeads, 1}, {"head width", c.HeadDim, 1},
 		{"feed-forward width", c.Hidden, 1}, {"context", c.Context, 0}, {"rotary width", c.RotaryDim, 0},
+		{"window", c.Window, 0}, {"embedding width", c.Embed, 0},
 	}
 	if x := c.Cross; x != nil {
 		sizes = append(sizes, []struct {
@@ -129,6 +139,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("flamingo: config: %d rotary channels in heads of %d", c.RotaryDim, c.HeadDim)
 	case c.RotaryDim > 0 && !(c.RotaryBase > 0) || math.IsInf(c.RotaryBase, 0):
 		return fmt.Errorf("flamingo: config: rotary base %v", c.RotaryBase)
+	case c.Rope != nil && c.Rope.Kind == DynamicRope && c.RotaryDim == 2:
+		return fmt.Errorf("flamingo: config: rope_scaling dynamic wants more than 2 rotary channels")
 	case c.Cross != nil && c.Cross.Every > c.Layers:
 		return fmt.Errorf("flamingo: config: cross-attention every %d layers of %d would never come", c.Cross.Every, c.Layers)
 	}

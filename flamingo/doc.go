@@ -9,9 +9,12 @@
 //
 //	decoder    names                     positions            published with
 //	gpt_neox   gpt_neox.layers.N         rotary               RedPajama-INCITE (OpenFlamingo-4B)
-//	mpt        transformer.blocks.N      ALiBi                MPT-1B, MPT-7B (OpenFlamingo-3B, -9B)
+//	mpt        transformer.blocks.N      ALiBi or learned     MPT-1B, MPT-7B (OpenFlamingo-3B, -9B)
 //	llama      model.layers.N            rotary, grouped keys Idefics, Mistral of Idefics2, Qwen2 of MiniCPM-V
 //	opt        model.decoder.layers.N    learned              OPT
+//
+// Rotary embeddings may be stretched (Rope: linear, dynamic, llama3, yarn), Mistral's layers
+// see a sliding window, and OPT-350m norms after its sums.
 //
 //	cross-attention  before layer i when   a token attends
 //	openflamingo     (i+1) % n == 0        the last picture before it, or all of them

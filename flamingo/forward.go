@@ -47,7 +47,7 @@ func (m *Model) Forward(a *tensor.Arena, parts []Part, all bool) (tensor.Tensor,
 	mark := a.Mark()
 	defer a.Release(mark)
 	x := a.New(total, m.Config.Width)
-	m.embedTokens(x, parts)
+	m.embedTokens(a, x, parts)
 	runs := m.runs(parts)
 	p := m.place(a, parts, total)
 	for i := range m.layers {
@@ -101,11 +101,36 @@ func (m *Model) checkPart(p Part) error {
 
 // embedTokens writes the embedding of each token, its position added where positions are
 // learned.
-func (m *Model) embedTokens(x tensor.Tensor, parts []Part) {
+func (m *Model) embedTokens(a *tensor.Arena, x tensor.Tensor, parts []Part) {
+	mark := a.Mark()
+	defer a.Release(mark)
+	out := x
+	if m.projIn != nil {
+		x = a.New(x.Rows(), m.Config.embedWidth())
+	}
+	m.lookUp(x, parts)
+	if m.projIn != nil {
+		m.projIn.Into(out, x, kernel.Epilogue{})
+	}
+	if m.positions.Data == nil {
+		return
+	}
+	at := 0
+	for _, p := range parts {
+		for i := range p.Tokens {
+			row := out.Row(at)
+			kernel.Add(row, row, m.positions.Row(p.Seq.n+i+m.offset))
+			at++
+		}
+	}
+}
+
+// lookUp writes the row of the embedding, or the soft token, of each token.
+func (m *Model) lookUp(x tensor.Tensor, parts []Part) {
 	at := 0
 	for _, p := range parts {
 		soft := 0
-		for i, id := range p.Tokens {
+		for _, id := range p.Tokens {
 			row := x.Row(at)
 			switch {
 			case p.Soft.Data != nil && id == m.Config.Soft:
@@ -116,23 +141,20 @@ func (m *Model) embedTokens(x tensor.Tensor, parts []Part) {
 			default:
 				m.embed.Row(row, id)
 			}
-			if m.positions.Data != nil {
-				kernel.Add(row, row, m.positions.Row(p.Seq.n+i+optOffset))
-			}
 			at++
 		}
 	}
 }
 
-// Embed returns the embeddings of tokens, T×Width: the text around soft tokens when a whole
-// prompt must be embeddings.
+// Embed returns the embeddings of tokens, T×(width of the embedding): the text around soft
+// tokens when a whole prompt must be embeddings.
 func (m *Model) Embed(tokens []int) (tensor.Tensor, error) {
 	for _, id := range tokens {
 		if id < 0 || id >= m.Config.Vocab+m.Config.Extra {
 			return tensor.Tensor{}, fmt.Errorf("flamingo: token id %d: the vocabulary has %d", id, m.Config.Vocab+m.Config.Extra)
 		}
 	}
-	x := tensor.New(len(tokens), m.Config.Width)
+	x := tensor.New(len(tokens), m.Config.embedWidth())
 	for i, id := range tokens {
 		if id >= m.Config.Vocab {
 			m.extra.Row(x.Row(i), id-m.Config.Vocab)
@@ -171,14 +193,9 @@ func (m *Model) place(a *tensor.Arena, parts []Part, total int) placed {
 		p.cos, p.sin = a.New(total, half), a.New(total, half)
 		at := 0
 		for _, part := range parts {
-			for i := range part.Tokens {
-				cos, sin := p.cos.Row(at), p.sin.Row(at)
-				for j, f := range m.inverse {
-					s, c := math.Sincos(float64(float32(part.Seq.n+i) * f))
-					sin[j], cos[j] = float32(s), float32(c)
-				}
-				at++
-			}
+			to := at + len(part.Tokens)
+			m.turns(p.cos.Slice(at, to), p.sin.Slice(at, to), part)
+			at = to
 		}
 	}
 	if m.slopes != nil {
@@ -201,9 +218,17 @@ func (m *Model) layer(a *tensor.Arena, l *layer, i int, x tensor.Tensor, parts [
 	mark := a.Mark()
 	defer a.Release(mark)
 	h := a.New(x.Shape...)
+	residual := kernel.Epilogue{Residual: x.Data, LDR: x.Cols()}
+	if m.Config.PostNorm {
+		l.out.Into(x, m.attend(a, l, i, x, parts, p), residual)
+		l.norm1.apply(x.Data, x.Data, x.Rows())
+		copy(h.Data, x.Data)
+		l.ff.AddTo(a, x, h)
+		l.norm2.apply(x.Data, x.Data, x.Rows())
+		return
+	}
 	l.norm1.apply(h.Data, x.Data, x.Rows())
 	o := m.attend(a, l, i, h, parts, p)
-	residual := kernel.Epilogue{Residual: x.Data, LDR: x.Cols()}
 	if m.Config.Parallel {
 		l.norm2.apply(h.Data, x.Data, x.Rows())
 		y := a.New(x.Shape...)
@@ -231,13 +256,24 @@ func (m *Model) attend(a *tensor.Arena, l *layer, i int, h tensor.Tensor, parts 
 		s, n := part.Seq, len(part.Tokens)
 		s.k[i] = append(s.k[i][:s.n*kw], k.Data[at*kw:(at+n)*kw]...)
 		s.v[i] = append(s.v[i][:s.n*kw], v.Data[at*kw:(at+n)*kw]...)
-		args.L, args.S = n, s.n+n
+		near := n // rows that see every key before them
+		if c.Window > 0 {
+			near = min(max(c.Window-s.n, 0), n)
+		}
+		args.L, args.S = near, s.n+near
 		args.Q, args.Out = q.Data[at*qw:], o.Data[at*qw:]
 		args.K, args.VV = s.k[i], s.v[i]
 		if p.alibi != nil {
 			args.KeyBias, args.KeyBiasStride = p.alibi[j], args.S
 		}
 		kernel.Attention(&args)
+		for r := near; r < n; r++ { // the others see Window keys, their own the last
+			from := (s.n + r + 1 - c.Window) * kw
+			args.L, args.S = 1, c.Window
+			args.Q, args.Out = q.Data[(at+r)*qw:], o.Data[(at+r)*qw:]
+			args.K, args.VV = s.k[i][from:], s.v[i][from:]
+			kernel.Attention(&args)
+		}
 		at += n
 	}
 	return o
@@ -296,24 +332,6 @@ func (m *Model) split(a *tensor.Arena, all tensor.Tensor, perHead bool) (q, k, v
 	return q, k, v
 }
 
-// rotate turns the first channels of every head by the row's angles: channel j with channel
-// j + RotaryDim/2 (arXiv 2104.09864, in the halves form of GPT-NeoX and LLaMA).
-func rotate(x tensor.Tensor, heads int, p placed) {
-	width, half := x.Cols()/heads, p.cos.Cols()
-	for r := range x.Rows() {
-		row, cos, sin := x.Row(r), p.cos.Row(r), p.sin.Row(r)
-		for h := range heads {
-			lo := row[h*width : h*width+half]
-			hi := row[h*width+half : h*width+2*half]
-			for j, c := range cos {
-				u, v := lo[j], hi[j]
-				lo[j] = float32(u*c) - float32(v*sin[j])
-				hi[j] = float32(v*c) + float32(u*sin[j])
-			}
-		}
-	}
-}
-
 // score writes the logits.
 func (m *Model) score(a *tensor.Arena, logits, x tensor.Tensor, parts []Part, all bool) {
 	if !all {
@@ -324,8 +342,13 @@ func (m *Model) score(a *tensor.Arena, logits, x tensor.Tensor, parts []Part, al
 		}
 		x = last
 	}
-	m.final.apply(x.Data, x.Data, x.Rows())
-	w := m.Config.Width
+	if m.final.gamma != nil {
+		m.final.apply(x.Data, x.Data, x.Rows())
+	}
+	if m.projOut != nil {
+		x = m.projOut.Forward(a, x)
+	}
+	w := x.Cols()
 	kernel.Gemm(logits.Data, logits.Cols(), x.Data, w, x.Rows(), m.head, kernel.Epilogue{})
 	for i := range logits.Rows() {
 		unscored := logits.Row(i)[m.head.N():m.Config.Vocab]

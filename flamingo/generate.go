@@ -133,6 +133,7 @@ func (m *Model) prefill(ctx context.Context, a *tensor.Arena, l *live, p Prompt)
 	if p.Visible != nil && len(p.Visible) != len(p.Tokens) {
 		return nil, fmt.Errorf("flamingo: image attention mask of %d tokens for %d", len(p.Visible), len(p.Tokens))
 	}
+	l.seq.planned = len(p.Tokens)
 	out := make([]float32, m.Config.Vocab+m.Config.Extra)
 	for from := 0; from < len(p.Tokens); from += prefillTokens {
 		if err := ctx.Err(); err != nil {

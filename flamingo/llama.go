@@ -48,9 +48,9 @@ func llamaLayer(at weights.Scope, c Config) layer {
 		},
 		out: linear(attn.At("o_proj"), c.Heads*c.HeadDim, c.Width, c.Bias),
 		ff: nn.GatedMLP{
-			Gate: linear(mlp.At("gate_proj"), c.Width, c.Hidden, false),
-			Up:   linear(mlp.At("up_proj"), c.Width, c.Hidden, false),
-			Down: linear(mlp.At("down_proj"), c.Hidden, c.Width, false),
+			Gate: linear(mlp.At("gate_proj"), c.Width, c.Hidden, c.MLPBias),
+			Up:   linear(mlp.At("up_proj"), c.Width, c.Hidden, c.MLPBias),
+			Down: linear(mlp.At("down_proj"), c.Hidden, c.Width, c.MLPBias),
 			Act:  c.Act,
 		},
 	}

@@ -18,13 +18,16 @@ type Model struct {
 
 	embed     weights.Table
 	extra     weights.Table // Idefics' additional tokens; zero value without
-	positions tensor.Tensor // OPT: rows×Width
+	positions tensor.Tensor // learned positions, rows×Width; empty for none
+	offset    int           // rows of positions before that of the first token
+	projIn    *nn.Linear    // OPT-350m: embedding width → Width, and back
+	projOut   *nn.Linear
 	layers    []layer
 	final     norm
 	head      *kernel.Packed
 	headExtra *kernel.Packed
 	slopes    []float32 // ALiBi, one a head
-	inverse   []float32 // rotary frequencies
+	inverse   []float32 // rotary frequencies of a text within the trained context
 }
 
 // layer is one decoder layer and the gated cross-attention before it.
@@ -108,7 +111,7 @@ func New(s weights.Scope, c Config) (*Model, error) {
 		m.layers[i].id = "layers." + strconv.Itoa(i) + ".out"
 	}
 	if c.RotaryDim > 0 {
-		m.inverse = rotaryFrequencies(c.RotaryDim, c.RotaryBase)
+		m.inverse = c.frequencies(0)
 	}
 	if c.ALiBiMax > 0 {
 		m.slopes = alibiSlopes(c.Heads, c.ALiBiMax)
@@ -133,7 +136,7 @@ func (m *Model) headOf(s weights.Scope, name string) {
 	if shape := s.Shape(name); c.Cross != nil && c.Cross.Kind == OpenFlamingoCross && len(shape) == 2 && shape[0] < rows {
 		rows = shape[0]
 	}
-	m.head = at.Linear(name, rows, c.Width)
+	m.head = at.Linear(name, rows, c.embedWidth())
 }
 
 // Scored is the number of tokens that have a row in the output layer: fewer than Vocab only
@@ -171,14 +174,4 @@ func alibiSlopes(heads int, top float64) []float32 {
 		mixed = append(mixed, all[i])
 	}
 	return mixed[:heads]
-}
-
-// rotaryFrequencies are base^(−2j/dim) in float32.
-func rotaryFrequencies(dim int, base float64) []float32 {
-	f := make([]float32, dim/2)
-	for j := range f {
-		exponent := float32(2*j) / float32(dim)
-		f[j] = 1 / float32(math.Pow(base, float64(exponent)))
-	}
-	return f
 }

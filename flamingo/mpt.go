@@ -20,6 +20,9 @@ func (m *Model) mpt(s weights.Scope) {
 	}
 	body := s.At("transformer")
 	m.embed = table(body.At("wte"), "weight", c.Vocab, c.Width)
+	if c.Learned {
+		m.positions = body.At("wpe").Tensor("weight", c.Context, c.Width)
+	}
 	for i := range c.Layers {
 		at := body.At("blocks").Index(i)
 		attn, mlp := at.At("attn"), at.At(n.mlp)

@@ -9,12 +9,17 @@ import (
 // the context.
 const optOffset = 2
 
-// opt reads OPT with pre-norm layers (all sizes but 350m). Some files leave out "model.".
+// opt reads OPT. OPT-350m norms after the residual sums, has no final norm, and projects a
+// narrower embedding in and out.
 func (m *Model) opt(s weights.Scope) {
 	c := m.Config
 	body := s.At("model", "decoder")
-	m.embed = table(body.At("embed_tokens"), "weight", c.Vocab, c.Width)
-	m.positions = body.At("embed_positions").Tensor("weight", c.Context+optOffset, c.Width)
+	m.embed = table(body.At("embed_tokens"), "weight", c.Vocab, c.embedWidth())
+	m.positions, m.offset = body.At("embed_positions").Tensor("weight", c.Context+optOffset, c.Width), optOffset
+	if c.embedWidth() != c.Width {
+		in, out := linear(body.At("project_in"), c.Embed, c.Width, false), linear(body.At("project_out"), c.Width, c.Embed, false)
+		m.projIn, m.projOut = &in, &out
+	}
 	for i := range c.Layers {
 		at := body.At("layers").Index(i)
 		attn := at.At("self_attn")
@@ -35,6 +40,8 @@ func (m *Model) opt(s weights.Scope) {
 			},
 		})
 	}
-	m.final = layerNorm(body.At("final_layer_norm"), c.Width, c.Eps, true)
+	if !c.PostNorm {
+		m.final = layerNorm(body.At("final_layer_norm"), c.Width, c.Eps, true)
+	}
 	m.headOf(s.At("lm_head"), "weight")
 }

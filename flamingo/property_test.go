@@ -22,14 +22,18 @@ func inFlamingo(lang, more string) string {
 
 // langs are small decoders of every family and spelling.
 var langs = map[string]string{
-	"gpt_neox":          `{"model_type":"gpt_neox","vocab_size":64,"hidden_size":48,"num_hidden_layers":4,"num_attention_heads":4,"intermediate_size":80,"use_parallel_residual":false,"max_position_embeddings":64,"rotary_pct":1}`,
-	"gpt_neox-parallel": `{"model_type":"gpt_neox","vocab_size":64,"hidden_size":64,"num_hidden_layers":4,"num_attention_heads":4,"intermediate_size":80,"max_position_embeddings":64}`,
-	"mpt":               `{"model_type":"mpt","vocab_size":64,"d_model":48,"n_heads":6,"n_layers":4,"max_seq_len":64,"attn_config":{"alibi":true,"clip_qkv":0.5}}`,
-	"mosaic_gpt":        `{"model_type":"mosaic_gpt","vocab_size":64,"d_model":48,"n_heads":4,"n_layers":4,"mlp_ratio":4,"max_seq_len":64,"alibi":true,"alibi_bias_max":8,"attn_qk_ln":true,"no_bias":true}`,
-	"llama":             `{"model_type":"llama","vocab_size":64,"hidden_size":48,"num_hidden_layers":4,"num_attention_heads":4,"intermediate_size":80,"max_position_embeddings":64}`,
-	"mistral":           `{"model_type":"mistral","vocab_size":64,"hidden_size":64,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,"intermediate_size":80,"sliding_window":64}`,
-	"qwen2":             `{"model_type":"qwen2","vocab_size":64,"hidden_size":64,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,"intermediate_size":80,"max_position_embeddings":64,"tie_word_embeddings":true}`,
-	"opt":               `{"model_type":"opt","vocab_size":64,"hidden_size":48,"num_hidden_layers":4,"num_attention_heads":4,"ffn_dim":80,"max_position_embeddings":64}`,
+	"gpt_neox":           `{"model_type":"gpt_neox","vocab_size":64,"hidden_size":48,"num_hidden_layers":4,"num_attention_heads":4,"intermediate_size":80,"use_parallel_residual":false,"max_position_embeddings":64,"rotary_pct":1}`,
+	"gpt_neox-parallel":  `{"model_type":"gpt_neox","vocab_size":64,"hidden_size":64,"num_hidden_layers":4,"num_attention_heads":4,"intermediate_size":80,"max_position_embeddings":64}`,
+	"mpt":                `{"model_type":"mpt","vocab_size":64,"d_model":48,"n_heads":6,"n_layers":4,"max_seq_len":64,"attn_config":{"alibi":true,"clip_qkv":0.5}}`,
+	"mosaic_gpt":         `{"model_type":"mosaic_gpt","vocab_size":64,"d_model":48,"n_heads":4,"n_layers":4,"mlp_ratio":4,"max_seq_len":64,"alibi":true,"alibi_bias_max":8,"attn_qk_ln":true,"no_bias":true}`,
+	"mosaic_gpt-learned": `{"model_type":"mosaic_gpt","vocab_size":64,"d_model":48,"n_heads":4,"n_layers":4,"mlp_ratio":4,"max_seq_len":64,"alibi":false}`,
+	"llama-dynamic":      `{"model_type":"llama","vocab_size":64,"hidden_size":48,"num_hidden_layers":4,"num_attention_heads":4,"intermediate_size":80,"max_position_embeddings":8,"rope_scaling":{"type":"dynamic","factor":4}}`,
+	"mistral-window":     `{"model_type":"mistral","vocab_size":64,"hidden_size":64,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,"intermediate_size":80,"sliding_window":3}`,
+	"opt-350m":           `{"model_type":"opt","vocab_size":64,"hidden_size":48,"word_embed_proj_dim":20,"do_layer_norm_before":false,"num_hidden_layers":4,"num_attention_heads":4,"ffn_dim":80,"max_position_embeddings":64}`,
+	"llama":              `{"model_type":"llama","vocab_size":64,"hidden_size":48,"num_hidden_layers":4,"num_attention_heads":4,"intermediate_size":80,"max_position_embeddings":64}`,
+	"mistral":            `{"model_type":"mistral","vocab_size":64,"hidden_size":64,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,"intermediate_size":80,"sliding_window":64}`,
+	"qwen2":              `{"model_type":"qwen2","vocab_size":64,"hidden_size":64,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,"intermediate_size":80,"max_position_embeddings":64,"tie_word_embeddings":true}`,
+	"opt":                `{"model_type":"opt","vocab_size":64,"hidden_size":48,"num_hidden_layers":4,"num_attention_heads":4,"ffn_dim":80,"max_position_embeddings":64}`,
 }
 
 func build(t testing.TB, config string, opts ...weights.Options) *flamingo.Model {
@@ -306,9 +310,15 @@ func TestBadConfigIsRefused(t *testing.T) {
 	for _, c := range []struct{ config, want string }{
 		{`{"model_type":"bert"}`, `"bert"`},
 		{`{"model_type":"llama","num_attention_heads":6,"num_key_value_heads":4,"hidden_size":60}`, "6 heads do not divide over 4"},
-		{`{"model_type":"llama","rope_scaling":{"type":"linear","factor":2}}`, "rope_scaling"},
-		{`{"model_type":"mpt","attn_config":{"alibi":false}}`, "without alibi"},
-		{`{"model_type":"opt","do_layer_norm_before":false}`, "opt-350m"},
+		{`{"model_type":"llama","rope_scaling":{"rope_type":"longrope","factor":2}}`, `"longrope" is not known`},
+		{`{"model_type":"llama","rope_scaling":{"type":"linear","factor":0.5}}`, "got 0.5"},
+		{`{"model_type":"llama","rope_scaling":{"rope_type":"llama3","factor":8}}`, "low_freq_factor 0"},
+		{`{"model_type":"llama","rope_scaling":{"rope_type":"yarn","factor":8,"mscale":1}}`, "mscale"},
+		{`{"model_type":"llama","rope_scaling":7}`, "rope_scaling"},
+		{`{"model_type":"mistral","sliding_window":"wide"}`, "sliding_window"},
+		{`{"model_type":"mpt","attn_config":{"rope":true}}`, "with rope"},
+		{`{"model_type":"mosaic_gpt","logit_scale":"inv_sqrt_d_model"}`, "logit_scale"},
+		{`{"model_type":"opt","enable_bias":false}`, "biases"},
 		{`{"model_type":"openflamingo","lang_config":{"model_type":"llama"}}`, "media_token_id"},
 		{inFlamingo(strings.Replace(langs["llama"], `"num_hidden_layers":4`, `"num_hidden_layers":1`, 1), ""), "every 2 layers of 1"},
 		{`{"model_type":"gpt_neox","hidden_size":-8}`, "got -8"},

@@ -3,7 +3,6 @@ package flamingo
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	"github.com/mmserve/mmserve/internal/kernel"
 	"github.com/mmserve/mmserve/internal/nn"
@@ -11,28 +10,32 @@ import (
 
 // published is the union of the fields that published language model configurations use.
 type published struct {
-	ModelType string  `json:"model_type"`
-	Vocab     int     `json:"vocab_size"`
-	Width     int     `json:"hidden_size"`
-	Layers    int     `json:"num_hidden_layers"`
-	Heads     int     `json:"num_attention_heads"`
-	KVHeads   int     `json:"num_key_value_heads"`
-	HeadDim   int     `json:"head_dim"`
-	Hidden    int     `json:"intermediate_size"`
-	Context   int     `json:"max_position_embeddings"`
-	Window    *int    `json:"sliding_window"`
-	UseWindow *bool   `json:"use_sliding_window"`
-	Act       string  `json:"hidden_act"`
-	LNEps     float32 `json:"layer_norm_eps"`
-	RMSEps    float32 `json:"rms_norm_eps"`
-	Tied      *bool   `json:"tie_word_embeddings"`
-	AttnBias  *bool   `json:"attention_bias"`
+	ModelType string `json:"model_type"`
+	Vocab     int    `json:"vocab_size"`
+	Width     int    `json:"hidden_size"`
+	Layers    int    `json:"num_hidden_layers"`
+	Heads     int    `json:"num_attention_heads"`
+	KVHeads   int    `json:"num_key_value_heads"`
+	HeadDim   int    `json:"head_dim"`
+	Hidden    int    `json:"intermediate_size"`
+	Context   int    `json:"max_position_embeddings"`
+	// Window is absent, null or a number, which mean different things.
+	Window    json.RawMessage `json:"sliding_window"`
+	UseWindow *bool           `json:"use_sliding_window"`
+	Act       string          `json:"hidden_act"`
+	LNEps     float32         `json:"layer_norm_eps"`
+	RMSEps    float32         `json:"rms_norm_eps"`
+	Tied      *bool           `json:"tie_word_embeddings"`
+	AttnBias  *bool           `json:"attention_bias"`
+	MLPBias   *bool           `json:"mlp_bias"`
 
 	RotaryPct   *float64        `json:"rotary_pct"`
 	RotaryBase  float64         `json:"rotary_emb_base"`
 	RopeTheta   float64         `json:"rope_theta"`
 	RopeScaling json.RawMessage `json:"rope_scaling"`
-	Parallel    *bool           `json:"use_parallel_residual"`
+	// RopeParameters is what newer files call it, with the base inside.
+	RopeParameters json.RawMessage `json:"rope_parameters"`
+	Parallel       *bool           `json:"use_parallel_residual"`
 
 	// MPT
 	DModel    int     `json:"d_model"`
@@ -50,18 +53,25 @@ type published struct {
 		Clip    *float32 `json:"clip_qkv"`
 		Scale   *float32 `json:"softmax_scale"`
 		Type    string   `json:"attn_type"`
+		Rope    bool     `json:"rope"`
 	} `json:"attn_config"`
 	ALiBi   bool     `json:"alibi"` // MosaicGPT keeps these at the top
 	BiasMax float64  `json:"alibi_bias_max"`
 	QKLN    bool     `json:"attn_qk_ln"`
 	Clip    *float32 `json:"attn_clip_qkv"`
 	Scale   *float32 `json:"softmax_scale"`
+	// LogitScale multiplies MosaicGPT's logits in files that no published model has.
+	LogitScale json.RawMessage `json:"logit_scale"`
+	LearnedPos *bool           `json:"learned_pos_emb"`
 
 	// OPT
 	FFNDim     int    `json:"ffn_dim"`
 	ActFn      string `json:"activation_function"`
 	NormBefore *bool  `json:"do_layer_norm_before"`
 	Embed      int    `json:"word_embed_proj_dim"`
+	NoFinal    bool   `json:"_remove_final_layer_norm"`
+	HasBias    *bool  `json:"enable_bias"`
+	Affine     *bool  `json:"layer_norm_elementwise_affine"`
 
 	// Idefics
 	Extra      int    `json:"additional_vocab_size"`
@@ -141,9 +151,6 @@ func (p published) gptNeoX() (Config, error) {
 		Hidden: or(p.Hidden, 24576), Context: or(p.Context, 2048), Act: act, Eps: orEps(p.LNEps, 1e-5), Bias: true, QKVBias: value(p.AttnBias, true),
 		Tied: value(p.Tied, false), Parallel: value(p.Parallel, true), Soft: -1,
 	}
-	if err := p.plainRope(); err != nil {
-		return c, err
-	}
 	c.HeadDim = headDim(c, 0)
 	pct := 0.25
 	if p.RotaryPct != nil {
@@ -151,14 +158,18 @@ func (p published) gptNeoX() (Config, error) {
 	}
 	c.RotaryDim = int(float64(c.HeadDim) * pct)
 	c.RotaryBase = orFloat(p.RotaryBase, orFloat(p.RopeTheta, 10000))
-	return c, nil
+	return c, p.rope(&c)
 }
 
 func (p published) mpt() (Config, error) {
+	old := p.ModelType == "mosaic_gpt"
 	c := Config{
 		Arch: MPT, Vocab: or(p.Vocab, 50368), Width: or(p.DModel, 2048), Layers: or(p.NLayers, 24), Heads: or(p.NHeads, 16),
-		Context: or(p.MaxSeq, 2048), Act: kernel.GELU, Eps: orEps(p.LNEpsilon, 1e-5), Tied: value(p.Tied, true), Bias: !value(p.NoBias, true),
-		OldMPT: p.ModelType == "mosaic_gpt", Soft: -1,
+		Context: or(p.MaxSeq, 2048), Act: kernel.GELU, Eps: orEps(p.LNEpsilon, 1e-5), Tied: value(p.Tied, true), Bias: !value(p.NoBias, !old),
+		OldMPT: old, Soft: -1,
+	}
+	if s := string(p.LogitScale); old && s != "" && s != "null" {
+		return c, fmt.Errorf("flamingo: config: logit_scale %s of mosaic_gpt is not known here", s)
 	}
 	c.QKVBias = c.Bias
 	c.HeadDim = headDim(c, 0)
@@ -171,13 +182,17 @@ func (p published) mpt() (Config, error) {
 		if t := p.Attn.Type; t != "" && t != "multihead_attention" {
 			return c, fmt.Errorf("flamingo: config: attn_type %q of mpt: only multihead_attention is known", t)
 		}
-	} else if !c.OldMPT {
+		if p.Attn.Rope {
+			return c, fmt.Errorf("flamingo: config: mpt with rope is not known here")
+		}
+	} else if !old {
 		alibi = true
 	}
-	if !alibi {
-		return c, fmt.Errorf("flamingo: config: mpt without alibi: learned positions are not known here")
+	if alibi {
+		c.ALiBiMax = orFloat(top, 8)
+	} else {
+		c.Learned = value(p.LearnedPos, true)
 	}
-	c.ALiBiMax = orFloat(top, 8)
 	if clip != nil {
 		c.Clip = *clip
 	}
@@ -198,36 +213,31 @@ func (p published) llama() (Config, error) {
 		QKVBias: value(p.AttnBias, p.ModelType == "qwen2"), RotaryBase: orFloat(p.RopeTheta, 10000), Soft: -1,
 	}
 	c.Bias = p.ModelType != "qwen2" && value(p.AttnBias, false) // of the output projection
+	c.MLPBias = value(p.MLPBias, false)
 	if p.ModelType == "mistral" {
 		c.KVHeads = or(c.KVHeads, 8)
 		c.Hidden = or(p.Hidden, 14336)
 		c.Context = or(p.Context, 4096*32)
 	}
-	if p.Window != nil && *p.Window > 0 && (p.ModelType == "mistral" || value(p.UseWindow, false)) {
-		c.Context = min(c.Context, *p.Window) // inside the window its mask changes nothing
-	}
-	if err := p.plainRope(); err != nil {
-		return c, err
-	}
 	c.HeadDim = headDim(c, p.HeadDim)
 	c.RotaryDim = c.HeadDim
+	if err := p.rope(&c); err != nil {
+		return c, err
+	}
+	window := 4096 // what Mistral's files leave out
+	if len(p.Window) > 0 {
+		window = 0
+		if err := json.Unmarshal(p.Window, &window); err != nil {
+			return c, fmt.Errorf("flamingo: config: sliding_window: %w", err)
+		}
+	}
+	switch {
+	case p.ModelType == "mistral":
+		c.Window = window
+	case window > 0 && value(p.UseWindow, false): // Qwen2 has it in some layers: inside it nothing differs
+		c.Context = min(c.Context, window)
+	}
 	return c, nil
-}
-
-// plainRope refuses rotary embeddings that are stretched in ways not computed here.
-func (p published) plainRope() error {
-	text := strings.TrimSpace(string(p.RopeScaling))
-	if text == "" || text == "null" {
-		return nil
-	}
-	var kind struct {
-		Type     string `json:"type"`
-		RopeType string `json:"rope_type"`
-	}
-	if json.Unmarshal(p.RopeScaling, &kind) == nil && (kind.Type == "default" || kind.RopeType == "default") {
-		return nil
-	}
-	return fmt.Errorf("flamingo: config: rope_scaling %s is not known here", text)
 }
 
 func (p published) opt() (Config, error) {
@@ -239,8 +249,9 @@ func (p published) opt() (Config, error) {
 		Arch: OPT, Vocab: or(p.Vocab, 50272), Width: or(p.Width, 768), Layers: or(p.Layers, 12), Heads: or(p.Heads, 12),
 		Hidden: or(p.FFNDim, 3072), Context: or(p.Context, 2048), Act: act, Eps: 1e-5, Bias: true, QKVBias: true, Tied: value(p.Tied, true), Soft: -1,
 	}
-	if !value(p.NormBefore, true) || p.Embed != 0 && p.Embed != c.Width {
-		return c, fmt.Errorf("flamingo: config: opt with post-norm layers or a projected embedding (opt-350m) is not known here")
+	c.Embed, c.PostNorm = or(p.Embed, c.Width), !value(p.NormBefore, true)
+	if p.NoFinal && !c.PostNorm || !value(p.HasBias, true) || !value(p.Affine, true) {
+		return c, fmt.Errorf("flamingo: config: opt without its final norm, biases or the norms' weights is not known here")
 	}
 	c.HeadDim = headDim(c, 0)
 	return c, nil

@@ -17,6 +17,7 @@ type Sequence struct {
 	latents  int // of one picture
 	seen     int // media tokens so far
 	ended    bool
+	planned  int   // tokens of the prompt that is being fed part by part
 	frozen   bool  // further tokens see what the last one saw
 	last     sight // of the last token
 }
