@@ -24,6 +24,7 @@ func TestAgainstTransformers(t *testing.T) {
 		Config      json.RawMessage
 		IDs, Greedy []int
 		First, Last []float32
+		Names       part // where stated, the only ones there are
 	}
 	if err := json.Unmarshal(text, &cases); err != nil {
 		t.Fatal(err)
@@ -34,7 +35,7 @@ func TestAgainstTransformers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m, err := weights.Bind(weights.Seeded(), func(s weights.Scope) (*flamingo.Model, error) { return flamingo.New(s, cfg) })
+			m, err := weights.Bind(c.Names.source(), func(s weights.Scope) (*flamingo.Model, error) { return flamingo.New(s, cfg) })
 			if err != nil {
 				t.Fatal(err)
 			}
