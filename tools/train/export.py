@@ -73,7 +73,7 @@ def main():
     torch.set_num_threads(1)
     out = pathlib.Path(args.out)
     d = D.load(args.data, out / "cache")
-    s = torch.load(out / ("tuned.pt" if (out / "tuned.pt").exists() else "last.pt"), weights_only=False)
+    s = torch.load(out / "last.pt", weights_only=False)
     cfg = s["cfg"]
     net = M.Model(cfg)
     net.load_state_dict(s["ema"])
