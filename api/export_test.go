@@ -5,8 +5,11 @@ import (
 	"crypto/x509"
 	"maps"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
+
+	"github.com/go-chi/chi/v5"
 )
 
 // RefuseAddress is the rule for addresses that remote media are fetched from.
@@ -49,3 +52,11 @@ func Forget(m *Remote) { m.get().CloseIdleConnections() }
 
 // Held is the bytes of all bodies.
 func Held(s *Server) int64 { return s.held.Load() }
+
+// Walk calls f for every route of a router.
+func Walk(h http.Handler, f func(method, path string)) error {
+	return chi.Walk(h.(chi.Router), func(method, path string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+		f(method, path)
+		return nil
+	})
+}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/pprof"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,7 +45,7 @@ func (c *canary) state() (time.Time, error) {
 // Watch keeps /readyz honest: it encodes a small input through the queue and the default
 // model again and again until ctx ends. Without a default model nothing is tried.
 func (s *Server) Watch(ctx context.Context) {
-	s.Handler()
+	s.prepare()
 	tick := time.NewTicker(canaryEvery)
 	defer tick.Stop()
 	for {
@@ -122,4 +124,21 @@ func (s *Server) root(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	return writeJSON(w, map[string]string{"name": "mmserve", "version": s.Version, "openapi": "/openapi.json"})
+}
+
+// serveProfile answers /debug/pprof/ with Go's profiles of this process.
+func serveProfile(w http.ResponseWriter, r *http.Request) error {
+	switch strings.TrimPrefix(r.URL.Path, "/debug/pprof/") {
+	case "cmdline":
+		pprof.Cmdline(w, r)
+	case "profile":
+		pprof.Profile(w, r)
+	case "symbol":
+		pprof.Symbol(w, r)
+	case "trace":
+		pprof.Trace(w, r)
+	default:
+		pprof.Index(w, r)
+	}
+	return nil
 }

@@ -240,48 +240,101 @@ func TestBatchInvariance(t *testing.T) {
 	}
 }
 
-// Every route wants a key unless it is declared public, and then the right scope.
+// publicPaths are the routes that ask for no key, on either listener.
+var publicPaths = map[string]bool{
+	"/healthz": true, "/readyz": true, "/openapi.json": true, "/ui/*": true, "/": true, "/v2/health/live": true, "/v2/health/ready": true,
+}
+
+// adminPath reports whether a path is for administrators only.
+func adminPath(path string) bool {
+	return path == "/metrics" || strings.HasPrefix(path, "/admin/") || strings.HasPrefix(path, "/debug/")
+}
+
+// Every route that either router knows wants a key unless it is declared public, and then the
+// right scope; with a listener of their own, administration and metrics are not on the public one.
 func TestEveryRouteIsGuarded(t *testing.T) {
+	for _, apart := range []bool{false, true} {
+		keys := new(api.Keys)
+		if err := keys.Set([]api.Key{
+			{Name: "encode", Hash: api.HashKey("E"), Scopes: []api.Scope{api.ScopeEncode}},
+			{Name: "admin", Hash: api.HashKey("A"), Scopes: []api.Scope{api.ScopeAdmin}},
+			{Name: "none", Hash: api.HashKey("N")},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		srv := &api.Server{Store: newFake(1).store(), Keys: keys, AdminApart: apart, Pprof: true}
+		seen := map[string]int{}
+		for door, h := range map[string]http.Handler{"public": srv.Handler(), "admin": srv.AdminHandler()} {
+			ask := func(method, path, key string) int {
+				r := httptest.NewRequest(method, strings.NewReplacer("{id}", "fake", "{model}", "fake", "{version}", "1", "*", "").Replace(path), nil)
+				if key != "" {
+					r.Header.Set("Authorization", "Bearer "+key)
+				}
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, r)
+				return w.Code
+			}
+			err := api.Walk(h, func(method, path string) {
+				seen[door]++
+				if public := publicPaths[path]; public {
+					for _, key := range []string{"", "wrong", "N"} {
+						if st := ask(method, path, key); st == 401 || st == 403 {
+							t.Errorf("%s: %s %s is public and answers %d", door, method, path, st)
+						}
+					}
+					return
+				}
+				for key, want := range map[string]int{"": 401, "wrong": 401, "N": 403} {
+					if st := ask(method, path, key); st != want {
+						t.Errorf("%s: %s %s with key %q: %d, want %d", door, method, path, key, st, want)
+					}
+				}
+				if st := ask(method, path, "E"); (st == 403) != adminPath(path) {
+					t.Errorf("%s: %s %s with an encode key: %d", door, method, path, st)
+				}
+				if door == "public" && apart && adminPath(path) {
+					t.Errorf("%s %s is on the public listener", method, path)
+				}
+				if door == "admin" && !adminPath(path) {
+					t.Errorf("%s %s is on the admin listener", method, path)
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, path := range []string{"/metrics", "/admin/v1/models/fake/load", "/debug/pprof/"} {
+				method := map[bool]string{true: "POST", false: "GET"}[strings.HasPrefix(path, "/admin/")]
+				want := map[bool]int{true: 200, false: 404}[door == "admin" || !apart && path != "/debug/pprof/"]
+				if st := ask(method, path, "A"); st != want {
+					t.Errorf("apart %v, %s: %s %s: %d, want %d", apart, door, method, path, st, want)
+				}
+			}
+			for _, path := range []string{"/healthz", "/readyz"} {
+				if st := ask("GET", path, ""); st != 200 && st != 503 {
+					t.Errorf("%s: %s: %d", door, path, st)
+				}
+			}
+		}
+		if seen["public"] < 20 || seen["admin"] < 6 {
+			t.Errorf("routes walked: %v", seen)
+		}
+	}
+}
+
+// Keys that are not whole are refused by name, and the old ones stay.
+func TestBadKeys(t *testing.T) {
 	keys := new(api.Keys)
-	if err := keys.Set([]api.Key{
-		{Name: "encode", Hash: api.HashKey("E"), Scopes: []api.Scope{api.ScopeEncode}},
-		{Name: "none", Hash: api.HashKey("N")},
-	}); err != nil {
+	if err := keys.Set([]api.Key{{Name: "e", Hash: api.HashKey("E"), Scopes: []api.Scope{api.ScopeEncode}}}); err != nil {
 		t.Fatal(err)
 	}
+	for _, bad := range []api.Key{{Name: "short", Hash: "ab"}, {Name: "scope", Hash: api.HashKey("x"), Scopes: []api.Scope{"root"}}} {
+		if err := keys.Set([]api.Key{bad}); err == nil || !strings.Contains(err.Error(), bad.Name) {
+			t.Errorf("%s: %v", bad.Name, err)
+		}
+	}
 	s := newSite(t, &api.Server{Store: newFake(1).store(), Keys: keys})
-	public := map[string]bool{"/healthz": true, "/readyz": true, "/openapi.json": true, "/ui/*": true, "/": true, "/v2/health/live": true, "/v2/health/ready": true}
-	for _, rt := range api.Routes(s.api) {
-		path := strings.NewReplacer("{id}", "fake", "{model}", "fake", "{version}", "1", "*", "").Replace(rt.Path)
-		for _, c := range []struct {
-			key    string
-			status int
-		}{{"", 401}, {"wrong", 401}, {"N", 403}} {
-			a := s.do(rt.Method, path, nil, "Authorization", "Bearer "+c.key)
-			if public[rt.Path] {
-				if a.status == 401 || a.status == 403 {
-					t.Errorf("%s %s is public and answers %d", rt.Method, rt.Path, a.status)
-				}
-				continue
-			}
-			if a.status != c.status {
-				t.Errorf("%s %s with key %q: %d, want %d", rt.Method, rt.Path, c.key, a.status, c.status)
-			}
-		}
-		if rt.Scope == api.ScopeAdmin {
-			if a := s.do(rt.Method, path, nil, "Authorization", "Bearer E"); a.status != 403 {
-				t.Errorf("%s %s with an encode key: %d", rt.Method, rt.Path, a.status)
-			}
-		}
-	}
-	for _, bad := range [][]api.Key{
-		{{Name: "short", Hash: "ab"}}, {{Name: "scope", Hash: api.HashKey("x"), Scopes: []api.Scope{"root"}}},
-	} {
-		if err := keys.Set(bad); err == nil {
-			t.Error("bad keys were taken")
-		}
-	}
-	s.want(s.post("/v1/encode", texts("", "x"), "Authorization", "Bearer E"), 200) // and the old ones stay
+	s.want(s.post("/v1/encode", texts("", "x"), "Authorization", "Bearer E"), 200)
+	s.want(s.post("/v1/encode", texts("", "x"), "Authorization", "Bearer ab"), 401)
 }
 
 // A body that stops coming is cut, and so is one over the limit.

@@ -51,10 +51,29 @@ func (s *Server) table() []route {
 	}
 }
 
-// routes builds the router. Every route passes the same guards; unknown paths do too.
-func (s *Server) routes() http.Handler {
-	mux := chi.NewRouter()
+// doors splits the table between the two listeners. Without a listener of its own the
+// administration is behind the public one; health is behind both.
+func (s *Server) doors() (public, admin []route) {
 	for _, rt := range s.table() {
+		if rt.scope == ScopeAdmin || rt.path == "/healthz" || rt.path == "/readyz" {
+			admin = append(admin, rt)
+		}
+		if rt.scope != ScopeAdmin || !s.AdminApart {
+			public = append(public, rt)
+		}
+	}
+	if s.Pprof {
+		for _, method := range []string{"GET", "POST"} {
+			admin = append(admin, route{method, "/debug/pprof/*", ScopeAdmin, native, serveProfile})
+		}
+	}
+	return public, admin
+}
+
+// router serves routes. Every one passes the same guards; unknown paths do too.
+func (s *Server) router(routes []route) http.Handler {
+	mux := chi.NewRouter()
+	for _, rt := range routes {
 		mux.Method(rt.method, rt.path, s.guard(rt))
 	}
 	mux.NotFound(s.guard(route{scope: ScopePublic, handle: func(http.ResponseWriter, *http.Request) error {

@@ -33,6 +33,9 @@ type Server struct {
 	Version  string
 	NoUI     bool // leaves /ui/ out
 
+	AdminApart bool // administration and metrics are behind AdminHandler alone
+	Pprof      bool // AdminHandler serves Go's profiles at /debug/pprof/
+
 	once     sync.Once
 	queue    *Queue
 	metrics  *metrics
@@ -40,6 +43,7 @@ type Server struct {
 	draining atomic.Bool
 	held     atomic.Int64 // bytes of bodies
 	handler  http.Handler
+	admin    http.Handler
 }
 
 func (s *Server) maxBody() int64          { return or(s.MaxBody, 64<<20) }
@@ -56,8 +60,22 @@ func or[T int | int64 | float64 | time.Duration](v, zero T) T {
 	return v
 }
 
-// Handler returns the handler of all routes.
+// Handler returns the handler of the public listener: every route, or with AdminApart every one
+// but administration and metrics.
 func (s *Server) Handler() http.Handler {
+	s.prepare()
+	return s.handler
+}
+
+// AdminHandler returns the handler of a listener of its own for administration, metrics, health
+// and profiles. It asks for the same keys.
+func (s *Server) AdminHandler() http.Handler {
+	s.prepare()
+	return s.admin
+}
+
+// prepare fills defaults and builds the routers, once.
+func (s *Server) prepare() {
 	s.once.Do(func() {
 		if s.Log == nil {
 			s.Log = slog.New(slog.DiscardHandler)
@@ -70,9 +88,9 @@ func (s *Server) Handler() http.Handler {
 		}
 		s.queue = &Queue{Capacity: s.Capacity, Wait: s.Wait, Slots: or(s.Slots, 1)}
 		s.metrics = newMetrics(s)
-		s.handler = s.routes()
+		public, admin := s.doors()
+		s.handler, s.admin = s.router(public), s.router(admin)
 	})
-	return s.handler
 }
 
 // Drain makes /readyz answer 503, so that balancers send no more; requests are still served.

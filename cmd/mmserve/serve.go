@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -72,8 +71,15 @@ func newDaemon(s *settings, e *env) (*daemon, error) {
 	if err := d.reload(); err != nil {
 		return nil, err
 	}
-	if err := d.mayListen(); err != nil {
+	if err := d.mayListen("addr", s.addr); err != nil {
 		return nil, err
+	}
+	if s.admin != "" {
+		if err := d.mayListen("admin-listen", s.admin); err != nil {
+			return nil, err
+		}
+	} else if s.pprof {
+		return nil, usagef("--pprof wants --admin-listen: profiles are not for the public listener")
 	}
 	store, def, err := openStore(s, pipeline.Options{DType: dt})
 	if err != nil {
@@ -86,6 +92,7 @@ func newDaemon(s *settings, e *env) (*daemon, error) {
 	d.server = &api.Server{
 		Store: store, Default: def, Keys: d.keys, Log: d.log, MaxBody: s.maxBody, MaxItems: s.maxItems,
 		Deadline: s.deadline, Slots: slots, Wait: s.wait, BodyRate: s.bodyRate, Remote: s.remote(), NoUI: s.noUI, Version: buildVersion(),
+		AdminApart: s.admin != "", Pprof: s.pprof,
 	}
 	return d, nil
 }
@@ -116,20 +123,63 @@ func openStore(s *settings, opt pipeline.Options) (*pipeline.Store, string, erro
 }
 
 // mayListen refuses an address beyond loopback when no key protects it.
-func (d *daemon) mayListen() error {
-	host, _, err := net.SplitHostPort(d.s.addr)
+func (d *daemon) mayListen(flag, addr string) error {
+	if strings.HasPrefix(addr, unixPrefix) {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
-		return usagef("--addr %q: %v", d.s.addr, err)
+		return usagef("--%s %q: %v", flag, addr, err)
 	}
 	ip := net.ParseIP(host)
 	if host == "localhost" || ip != nil && ip.IsLoopback() || d.keys.Any() {
 		return nil
 	}
 	if d.s.insecure {
-		d.log.Warn("listening beyond loopback without keys", "addr", d.s.addr)
+		d.log.Warn("listening beyond loopback without keys", "flag", flag, "addr", addr)
 		return nil
 	}
-	return fmt.Errorf("%s is beyond loopback and there are no keys: give --keys FILE, or --insecure to serve anyone who can reach it", d.s.addr)
+	return fmt.Errorf("--%s %s is beyond loopback and there are no keys: give --keys FILE, or --insecure to serve anyone who can reach it", flag, addr)
+}
+
+// unixPrefix marks an address that is a socket in the file system, for its owner alone.
+const unixPrefix = "unix:"
+
+// listen opens an address; TCP speaks TLS when there is a certificate.
+func (d *daemon) listen(addr string) (ln net.Listener, url string, err error) {
+	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
+		ln, err := listenUnix(path)
+		return ln, addr, err
+	}
+	if ln, err = net.Listen("tcp", addr); err != nil {
+		return nil, "", err
+	}
+	url = "http://" + ln.Addr().String()
+	if d.cert.Load() != nil {
+		url = "https://" + ln.Addr().String()
+		ln = tls.NewListener(ln, &tls.Config{
+			MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return d.cert.Load(), nil },
+		})
+	}
+	return ln, url, nil
+}
+
+// listenUnix opens a socket that only this user may connect to. One that a dead process left
+// behind is replaced; one that answers is not.
+func listenUnix(path string) (net.Listener, error) {
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("%s%s: another process listens there", unixPrefix, path)
+	}
+	if st, err := os.Lstat(path); err == nil && st.Mode().Type() == os.ModeSocket {
+		os.Remove(path)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return ln, os.Chmod(path, 0o600)
 }
 
 // reload reads keys and certificate again, all or nothing.
@@ -156,36 +206,45 @@ func (d *daemon) reload() error {
 	return nil
 }
 
-// run serves until ctx ends, then drains: /readyz fails, the listener closes, requests in
-// flight finish. A second signal ends the process at once.
+// httpServer serves h under the time limits that hold for every connection.
+func (d *daemon) httpServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// run serves until ctx ends, then drains: /readyz fails, the public listener closes, requests in
+// flight finish, and the admin listener closes last. A second signal ends the process at once.
 func (d *daemon) run(ctx context.Context) error {
-	ln, err := net.Listen("tcp", d.s.addr)
+	ln, url, err := d.listen(d.s.addr)
 	if err != nil {
 		return err
 	}
-	hs := &http.Server{
-		Handler: d.server.Handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
-	}
-	scheme := "http"
-	if d.cert.Load() != nil {
-		scheme = "https"
-		ln = tls.NewListener(ln, &tls.Config{
-			MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return d.cert.Load(), nil },
-		})
+	failed := make(chan error, 2)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	start := func(hs *http.Server, ln net.Listener) { wg.Go(func() { failed <- hs.Serve(ln) }) }
+	hs, admin := d.httpServer(d.server.Handler()), d.httpServer(d.server.AdminHandler())
+	defer admin.Close()
+	if d.s.admin != "" {
+		adminLn, adminURL, err := d.listen(d.s.admin)
+		if err != nil {
+			ln.Close()
+			return err
+		}
+		start(admin, adminLn)
+		d.log.Info("administration", "url", adminURL)
 	}
 	background, stop := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
+	defer stop()
 	wg.Go(func() { d.server.Watch(background) })
 	wg.Go(func() { d.onHangup(background) })
-	defer wg.Wait()
-	defer stop()
-	d.log.Info("listening", "url", fmt.Sprintf("%s://%s", scheme, ln.Addr()), "kernels", kernel.Set(), "threads", kernel.Threads(), "pid", os.Getpid())
-	failed := make(chan error, 1)
-	wg.Go(func() { failed <- hs.Serve(ln) })
+	start(hs, ln)
+	d.log.Info("listening", "url", url, "kernels", kernel.Set(), "threads", kernel.Threads(), "pid", os.Getpid())
 	select {
 	case err := <-failed:
+		hs.Close()
 		return err
 	case <-ctx.Done():
 	}
@@ -197,9 +256,6 @@ func (d *daemon) run(ctx context.Context) error {
 	if err := hs.Shutdown(limit); err != nil {
 		hs.Close()
 		return fmt.Errorf("drain: requests still in flight after %s: %w", d.s.drainLimit, err)
-	}
-	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
-		return err
 	}
 	d.log.Info("stopped")
 	return nil

@@ -42,8 +42,8 @@ func (l logLines) Write(p []byte) (int, error) {
 // started is a daemon that listens.
 type started struct {
 	*daemon
-	url  string
-	stop func() error
+	url, admin string
+	stop       func() error
 }
 
 func startDaemon(t *testing.T, args ...string) started {
@@ -62,10 +62,17 @@ func startDaemon(t *testing.T, args ...string) started {
 	go func() { done <- d.run(ctx) }()
 	stop := sync.OnceValue(func() error { cancel(); return <-done })
 	t.Cleanup(func() { stop() })
+	admin := ""
 	for line := range log.lines {
 		var said struct{ Msg, URL string }
-		if json.Unmarshal([]byte(line), &said) == nil && said.Msg == "listening" {
-			return started{d, said.URL, stop}
+		if json.Unmarshal([]byte(line), &said) != nil {
+			continue
+		}
+		switch said.Msg {
+		case "administration":
+			admin = said.URL
+		case "listening":
+			return started{d, said.URL, admin, stop}
 		}
 	}
 	return started{}
@@ -88,6 +95,15 @@ func TestMayListen(t *testing.T) {
 		{[]string{"--addr", "nonsense"}, false},
 		{[]string{"--addr", ":0", "--insecure"}, true},
 		{[]string{"--addr", ":0", "--keys", keys}, true},
+		{[]string{"--admin-listen", "127.0.0.1:0"}, true},
+		{[]string{"--admin-listen", "unix:/nowhere"}, true},
+		{[]string{"--admin-listen", ":0"}, false},
+		{[]string{"--admin-listen", "192.0.2.1:80"}, false},
+		{[]string{"--admin-listen", "nonsense"}, false},
+		{[]string{"--admin-listen", ":0", "--insecure"}, true},
+		{[]string{"--admin-listen", ":0", "--keys", keys}, true},
+		{[]string{"--pprof"}, false},
+		{[]string{"--pprof", "--admin-listen", "[::1]:0"}, true},
 	} {
 		s := newSettings(flag.NewFlagSet("serve", flag.ContinueOnError))
 		if err := s.load(c.args); err != nil {
@@ -182,6 +198,61 @@ func TestRollingRestart(t *testing.T) {
 	}
 	if _, err := net.DialTimeout("tcp", strings.TrimPrefix(a.url, "http://"), time.Second); err == nil {
 		t.Error("a drained server still listens")
+	}
+}
+
+// Administration has a listener of its own, over TCP or a socket that only its owner opens, and is
+// gone from the public one. It answers while the public one drains.
+func TestAdminListener(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	stale, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.(*net.UnixListener).SetUnlinkOnClose(false)
+	stale.Close() // leaves the file, as a killed process does
+	for _, addr := range []string{"127.0.0.1:0", "unix:" + socket} {
+		d := startDaemon(t, "--admin-listen", addr, "--pprof")
+		client, url := http.DefaultClient, d.admin
+		if strings.HasPrefix(addr, "unix:") {
+			client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", socket)
+			}}}
+			url = "http://admin"
+			if st, err := os.Stat(socket); err != nil || st.Mode().Perm() != 0o600 {
+				t.Errorf("socket: %v %v", st, err)
+			}
+			if _, err := listenUnix(socket); err == nil {
+				t.Error("a socket in use was taken over")
+			}
+		}
+		for path, want := range map[string][2]int{ // on the public and on the admin listener
+			"/metrics": {404, 200}, "/debug/pprof/heap": {404, 200}, "/debug/pprof/cmdline": {404, 200}, "/debug/pprof/symbol": {404, 200},
+			"/healthz": {200, 200}, "/v1/models": {200, 404}, "/ui/": {200, 404},
+		} {
+			for i, at := range []string{d.url, url} {
+				c := []*http.Client{http.DefaultClient, client}[i]
+				resp, err := c.Get(at + path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if resp.StatusCode != want[i] {
+					t.Errorf("%s%s: %d, want %d", at, path, resp.StatusCode, want[i])
+				}
+			}
+		}
+		resp, err := client.Post(url+"/admin/v1/models/default/reload", "", nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Errorf("reload: %v %v", resp, err)
+		}
+		resp.Body.Close()
+		if err := d.stop(); err != nil {
+			t.Error(err)
+		}
+		if _, err := client.Get(url + "/healthz"); err == nil {
+			t.Error("the admin listener is open after the end")
+		}
 	}
 }
 

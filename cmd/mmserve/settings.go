@@ -22,6 +22,8 @@ type settings struct {
 
 	config     string
 	addr       string
+	admin      string
+	pprof      bool
 	models     modelList
 	def        string
 	dtype      string
@@ -100,6 +102,8 @@ func newSettings(fs *flag.FlagSet) *settings {
 	s := &settings{fs: fs, origin: map[string]string{}}
 	fs.StringVar(&s.config, "config", "", "YAML `FILE` with any of these settings by name")
 	fs.StringVar(&s.addr, "addr", "127.0.0.1:8080", "address to listen on; beyond loopback only with keys")
+	fs.StringVar(&s.admin, "admin-listen", "", "`ADDRESS` of a listener of its own for metrics, health and administration, or unix:PATH; empty: they are on --addr")
+	fs.BoolVar(&s.pprof, "pprof", false, "serve Go's profiles on the admin listener")
 	fs.Var(&s.models, "models", "models to serve: `NAME=DIR`, comma-separated or repeated; empty serves the built-in one")
 	fs.StringVar(&s.def, "default-model", "", "the model of requests that name none; empty: the first")
 	fs.StringVar(&s.dtype, "dtype", "f32", "arithmetic: f32, bf16 or int8")
