@@ -122,8 +122,7 @@ func asProblem(ctx context.Context, err error) *Problem {
 		copied := *p
 		return &copied
 	case errors.As(err, &full):
-		p = problem(codeSaturated, full.Error())
-		p.RetryAfter = full.RetryAfter.Milliseconds()
+		p = full.problem()
 	case errors.As(err, &quota):
 		p = problem(codeQuota, quota.Error())
 		p.RetryAfter = quota.wait.Milliseconds()

@@ -34,13 +34,26 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 		if s.draining.Load() {
 			w.Header().Set("Connection", "close") // so that no client sends on a connection that is about to close
 		}
+		key, err := s.Keys.authorize(r, rt.scope)
+		var place *Place
+		if err == nil && rt.admits() {
+			var full *Saturated
+			if place, err = s.queue.Reserve(); errors.As(err, &full) {
+				s.shed(w, r, rt, id, full)
+				s.metrics.request(label, r.Method, http.StatusServiceUnavailable, time.Since(begin))
+				return
+			}
+			defer place.Close()
+		}
 		sw := &statusWriter{ResponseWriter: w}
 		ctx, cancel := s.context(r, id)
 		defer cancel()
 		t := &timings{}
-		ctx = context.WithValue(ctx, timingsKey{}, t)
+		ctx = context.WithValue(context.WithValue(ctx, timingsKey{}, t), placeKey{}, place)
 		sw.before = func(h http.Header) { h.Set("Server-Timing", t.header(time.Since(begin))) }
-		key, err := s.serve(sw, r.WithContext(ctx), rt)
+		if err == nil {
+			err = s.serve(sw, r.WithContext(ctx), rt)
+		}
 		took := time.Since(begin)
 		cut := err != nil && !s.fail(sw, r, rt, id, err, ctx)
 		s.metrics.request(label, r.Method, sw.status(), took)
@@ -59,8 +72,8 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 	}
 }
 
-// serve authorizes and runs one request; a panic becomes an error.
-func (s *Server) serve(w *statusWriter, r *http.Request, rt route) (key string, err error) {
+// serve runs one request; a panic becomes an error.
+func (s *Server) serve(w *statusWriter, r *http.Request, rt route) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			if p == http.ErrAbortHandler {
@@ -69,13 +82,9 @@ func (s *Server) serve(w *statusWriter, r *http.Request, rt route) (key string, 
 			err = fmt.Errorf("api: panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	key, err = s.Keys.authorize(r, rt.scope)
-	if err != nil {
-		return key, err
-	}
 	body, err := s.limitBody(w, r, rt)
 	if err != nil {
-		return key, err
+		return err
 	}
 	if body != nil {
 		defer func() { s.held.Add(-body.read) }()
@@ -83,11 +92,11 @@ func (s *Server) serve(w *statusWriter, r *http.Request, rt route) (key string, 
 	}
 	fetched := &ledger{s: s}
 	defer func() { s.held.Add(-fetched.taken.Load()) }()
-	return key, rt.handle(w, r.WithContext(context.WithValue(r.Context(), ledgerKey{}, fetched)))
+	return rt.handle(w, r.WithContext(context.WithValue(r.Context(), ledgerKey{}, fetched)))
 }
 
 // limitBody refuses a body that is announced too large, and bounds the size and the pace of
-// what arrives and the bytes of all bodies together. Work is shed here, before the body is read.
+// what arrives and the bytes of all bodies together.
 func (s *Server) limitBody(w http.ResponseWriter, r *http.Request, rt route) (*pacedBody, error) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil, nil
@@ -100,10 +109,7 @@ func (s *Server) limitBody(w http.ResponseWriter, r *http.Request, rt route) (*p
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		return nil, problem(codeMediaType, "compressed bodies are not taken")
 	}
-	if rt.method == http.MethodPost && rt.scope == ScopeEncode {
-		if err := s.queue.Check(); err != nil {
-			return nil, err
-		}
+	if rt.admits() {
 		if held := s.held.Load(); held > 0 && held+max(r.ContentLength, 0) > s.bodies() {
 			return nil, &Saturated{RetryAfter: time.Second}
 		}
@@ -112,6 +118,30 @@ func (s *Server) limitBody(w http.ResponseWriter, r *http.Request, rt route) (*p
 		ReadCloser: http.MaxBytesReader(w, r.Body, s.maxBody()),
 		control:    http.NewResponseController(w), rate: s.bodyRate(), held: &s.held, limit: s.bodies(),
 	}, nil
+}
+
+// shed answers a request that found the queue full, before its body is read and before anything
+// is done for it: refusing must stay far cheaper than serving.
+func (s *Server) shed(w http.ResponseWriter, r *http.Request, rt route, id string, full *Saturated) {
+	p := full.problem()
+	p.Instance, p.RequestID = r.URL.Path, id
+	s.metrics.problem(p.Code)
+	s.shedding.note(s.Log, full)
+	p.write(w, rt.errors)
+}
+
+// shedLog writes one line a second for all requests that are shed.
+type shedLog struct {
+	since atomic.Int64 // nanoseconds: the last line
+	count atomic.Int64 // requests shed since then
+}
+
+func (l *shedLog) note(log *slog.Logger, full *Saturated) {
+	l.count.Add(1)
+	now, since := time.Now().UnixNano(), l.since.Load()
+	if now-since >= int64(time.Second) && l.since.CompareAndSwap(since, now) {
+		log.Warn("shedding", "requests", l.count.Swap(0), "retry_after_s", full.RetryAfter.Seconds())
+	}
 }
 
 // fail sends an error and reports true, unless the answer has begun; then the connection is

@@ -313,7 +313,7 @@ func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string
 		}
 		cost += plan.FLOPs
 	}
-	leave, err := s.queue.Enter(r.Context(), cost)
+	leave, err := s.queue.place(r.Context()).Enter(r.Context(), cost)
 	if err != nil {
 		return err
 	}

@@ -12,9 +12,13 @@ import (
 // Queue admits work by its planned cost in FLOPs: a bounded amount may be under way or
 // waiting, a bounded number of passes run at once, first come first served. What does not
 // fit is refused at once with the time after which it is likely to.
+//
+// A request takes a Place before its body is read, of the cost that is usual, and turns it in
+// for its own cost when that is known: so hardly any work goes into what is refused.
 type Queue struct {
 	// Capacity is the cost that may be admitted at once, running and waiting together; zero
-	// means what the measured rate drains in Wait.
+	// means what the measured rate drains in Wait, and at least one usual item waiting for
+	// each that runs.
 	Capacity float64
 	// Wait bounds how long admitted work is expected to take; zero means two seconds.
 	Wait time.Duration
@@ -22,9 +26,10 @@ type Queue struct {
 	Slots int
 
 	mu       sync.Mutex
-	admitted float64 // cost running and waiting
+	admitted float64 // cost running, waiting and held by places
 	running  int
 	waiting  list.List // of *ticket, in order of arrival
+	places   list.List // of *Place that hold a cost, in order of arrival
 	rate     float64   // measured FLOPs a second, exponentially averaged
 	typical  float64   // cost of an item, exponentially averaged
 	left     time.Time // the last end of a turn with others waiting, else zero
@@ -35,9 +40,11 @@ type Queue struct {
 
 const (
 	defaultWait = 2 * time.Second
-	maxWaiting  = 4096 // turns waited for, whatever they cost
-	leastCost   = 5e6  // of an item that costs anything: parsing and answering it
-	weight      = 0.1  // of a new value in an average
+	maxWaiting  = 4096                   // turns waited for, whatever they cost
+	leastCost   = 5e6                    // of an item that costs anything: parsing and answering it
+	weight      = 0.1                    // of a new value in an average
+	placeHeld   = 250 * time.Millisecond // that a place keeps its cost for a body to arrive
+	slack       = 0.25                   // of the capacity, for places whose work costs more than usual
 )
 
 // assumedRate is the drain rate before anything was measured, FLOPs a second.
@@ -54,67 +61,150 @@ func (s *Saturated) Error() string {
 	return fmt.Sprintf("server is saturated; retry after %.0f s", math.Ceil(s.RetryAfter.Seconds()))
 }
 
-// Check refuses when an item of the usual cost could not be admitted: it is asked before a
-// body is read.
-func (q *Queue) Check() error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if !q.fits(q.typical) {
-		return q.saturated(q.typical)
-	}
-	return nil
+// problem is the refusal as clients see it.
+func (s *Saturated) problem() *Problem {
+	p := problem(codeSaturated, s.Error())
+	p.RetryAfter = s.RetryAfter.Milliseconds()
+	return p
 }
 
-// fits reports whether work that costs flops may come in. A free slot takes anything, so that
-// work larger than the whole capacity is slow but possible. The lock is held.
-func (q *Queue) fits(flops float64) bool {
-	if q.running < max(q.Slots, 1) && q.waiting.Len() == 0 {
+// Place is room held for a request from before its body is read. Close gives it back.
+type Place struct {
+	q        *Queue
+	cost     float64       // held, until the work's own is known
+	until    time.Time     // when a place without work loses what it holds
+	at       *list.Element // in q.places; nil when nothing is held
+	admitted bool          // work of the request has had a turn
+}
+
+// Reserve takes a place for work of the usual cost, or refuses with a *Saturated. A place whose
+// body keeps it waiting holds nothing any more after a quarter of a second.
+func (q *Queue) Reserve() (*Place, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lapse()
+	if !q.fits(q.typical, 0) {
+		return nil, q.saturated(q.typical)
+	}
+	p := &Place{q: q, cost: q.typical, until: q.clock().Add(placeHeld)}
+	p.at = q.places.PushBack(p)
+	q.admitted += p.cost
+	return p, nil
+}
+
+// lapse empties places that have waited too long. The lock is held.
+func (q *Queue) lapse() {
+	now := q.clock()
+	for e := q.places.Front(); e != nil && now.After(e.Value.(*Place).until); e = q.places.Front() {
+		e.Value.(*Place).drop()
+	}
+}
+
+// drop takes back what a place holds. The lock is held.
+func (p *Place) drop() {
+	if p.at != nil {
+		p.q.places.Remove(p.at)
+		p.q.admitted = max(0, p.q.admitted-p.cost)
+		p.at = nil
+	}
+}
+
+// Close gives back what the place still holds; work that has entered is not touched.
+func (p *Place) Close() {
+	p.q.mu.Lock()
+	defer p.q.mu.Unlock()
+	p.drop()
+}
+
+// placeKey is where the context of a request carries its *Place.
+type placeKey struct{}
+
+// place is the place of the request in ctx; without one, a place that holds nothing.
+func (q *Queue) place(ctx context.Context) *Place {
+	if p, _ := ctx.Value(placeKey{}).(*Place); p != nil {
+		return p
+	}
+	return &Place{q: q}
+}
+
+// Enter turns the place in for a turn of work that costs flops, as Queue.Enter. Further work
+// of a request waits its turn and is not refused: a request waits for one turn at a time, so
+// the bound holds.
+func (p *Place) Enter(ctx context.Context, flops float64) (leave func(), err error) {
+	q := p.q
+	q.mu.Lock()
+	held := p.at != nil
+	p.drop()
+	flops = least(flops)
+	if !p.admitted && !(held && flops <= p.cost) && !q.fits(flops, slack) {
+		defer q.mu.Unlock()
+		return nil, q.saturated(flops)
+	}
+	p.admitted = true
+	return q.enter(ctx, flops)
+}
+
+// fits reports whether work that costs flops may come in, over the capacity by a share at most.
+// A free slot takes anything, so that work larger than the whole capacity is slow but possible.
+// The lock is held.
+func (q *Queue) fits(flops, over float64) bool {
+	if q.running+q.places.Len() < q.slots() && q.waiting.Len() == 0 {
 		return true
 	}
-	return q.admitted+flops <= q.capacity() && q.waiting.Len() < maxWaiting
+	return q.admitted+flops <= q.capacity()*(1+over) && q.waiting.Len()+q.places.Len() < maxWaiting
 }
+
+func (q *Queue) slots() int { return max(q.Slots, 1) }
 
 // capacity is the cost that may be admitted at once. The lock is held.
 func (q *Queue) capacity() float64 {
 	if q.Capacity > 0 {
 		return q.Capacity
 	}
-	return q.drain() * or(q.Wait, defaultWait).Seconds()
+	return max(q.drain()*or(q.Wait, defaultWait).Seconds(), 2*float64(q.slots())*q.typical)
 }
 
-// drain is the measured rate, or the assumed one before anything was measured. The lock is
-// held.
+// drain is the measured rate, or the assumed one before anything was measured; less when the
+// next end is overdue, as on a machine that others have taken. The lock is held.
 func (q *Queue) drain() float64 {
-	if q.rate > 0 {
-		return q.rate
+	rate := q.rate
+	if rate == 0 {
+		rate = assumedRate
 	}
-	return assumedRate
+	if !q.left.IsZero() && q.done > 0 {
+		const patience = 4 // mean times between ends before a stall is believed
+		rate = min(rate, patience*q.done/max(q.clock().Sub(q.left).Seconds(), 1e-9))
+	}
+	return rate
 }
 
 // Enter waits for a turn of work that costs flops, and returns what ends it. What does not fit
 // is refused with a *Saturated. An ended context gives the place back.
 func (q *Queue) Enter(ctx context.Context, flops float64) (leave func(), err error) {
-	return q.enter(ctx, flops, false)
-}
-
-// Continue is Enter for further work of a request that has been admitted before: it waits its
-// turn and is not refused. A request waits for one turn at a time, so the bound holds.
-func (q *Queue) Continue(ctx context.Context, flops float64) (leave func(), err error) {
-	return q.enter(ctx, flops, true)
-}
-
-func (q *Queue) enter(ctx context.Context, flops float64, known bool) (leave func(), err error) {
 	q.mu.Lock()
-	if flops > 0 {
-		flops = max(flops, leastCost)
-		q.typical += weight * (flops - q.typical)
-	}
-	if !known && !q.fits(flops) {
+	flops = least(flops)
+	if !q.fits(flops, 0) {
 		defer q.mu.Unlock()
 		return nil, q.saturated(flops)
 	}
+	return q.enter(ctx, flops)
+}
+
+// least is the cost that work of so many FLOPs counts as.
+func least(flops float64) float64 {
+	if flops <= 0 {
+		return 0
+	}
+	return max(flops, leastCost)
+}
+
+// enter waits for a turn of admitted work. The lock is held, and given up.
+func (q *Queue) enter(ctx context.Context, flops float64) (leave func(), err error) {
+	if flops > 0 {
+		q.typical = average(q.typical, flops)
+	}
 	q.admitted += flops
-	if q.running < max(q.Slots, 1) && q.waiting.Len() == 0 {
+	if q.running < q.slots() && q.waiting.Len() == 0 {
 		q.running++
 		q.mu.Unlock()
 		return q.leave(flops), nil
@@ -188,7 +278,7 @@ func average(old, v float64) float64 {
 
 // next gives free slots to who waits longest. The lock is held.
 func (q *Queue) next() {
-	for q.running < max(q.Slots, 1) && q.waiting.Len() > 0 {
+	for q.running < q.slots() && q.waiting.Len() > 0 {
 		t := q.waiting.Remove(q.waiting.Front()).(*ticket)
 		q.running++
 		close(t.ready)
@@ -221,5 +311,6 @@ type Load struct {
 func (q *Queue) Load() Load {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.lapse()
 	return Load{q.admitted, q.running, q.waiting.Len(), q.rate}
 }

@@ -62,6 +62,53 @@ func TestQueueHoldsWhatItDrains(t *testing.T) {
 	})
 }
 
+// A queue that stalls holds less and less, though its last measured rate was high.
+func TestQueueStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const cost, pass = 1e9, 10 * time.Millisecond
+		q := &Queue{Slots: 1, Wait: time.Second} // holds 100
+		gone, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		for i := range 40 {
+			p, err := q.Reserve()
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				defer func() { done <- struct{}{} }()
+				leave, err := p.Enter(gone, cost)
+				if err != nil {
+					return
+				}
+				defer leave()
+				if i >= 20 {
+					<-gone.Done() // stuck
+				}
+				time.Sleep(pass)
+			}()
+			synctest.Wait()
+		}
+		time.Sleep(20*pass + pass/2)
+		p, err := q.Reserve()
+		if err != nil {
+			t.Errorf("room for eighty more: %v", err)
+		} else {
+			p.Close()
+		}
+		time.Sleep(10 * time.Second)
+		var full *Saturated
+		if _, err := q.Reserve(); !errors.As(err, &full) {
+			t.Errorf("nothing has moved for ten seconds: %v", err)
+		} else if full.RetryAfter < 10*time.Second {
+			t.Errorf("retry after %s", full.RetryAfter)
+		}
+		cancel()
+		for range 40 {
+			<-done
+		}
+	})
+}
+
 // Who leaves gives the place back, and turns are first come, first served.
 func TestQueueOrderAndDeparture(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -115,16 +162,100 @@ func TestQueueLargeAndFurtherWork(t *testing.T) {
 	if _, err := q.Enter(t.Context(), 1); !errors.As(err, &full) {
 		t.Errorf("%v", err)
 	}
-	if err := q.Check(); !errors.As(err, &full) {
-		t.Errorf("check: %v", err)
+	if _, err := q.Reserve(); !errors.As(err, &full) {
+		t.Errorf("reserve: %v", err)
+	}
+	leave()
+	p, err := q.Reserve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if leave, err = p.Enter(t.Context(), 1e12); err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	other, err := q.Enter(t.Context(), 1e12)
+	if err != nil {
+		t.Fatal(err)
 	}
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := q.Continue(over, 1); !errors.Is(err, context.Canceled) {
+	if _, err := p.Enter(over, 1); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	leave()
-	if err := q.Check(); err != nil {
-		t.Error(err)
-	}
+	other()
+}
+
+// A place holds the usual cost from before the body is read: whoever has one gets in, though
+// costs differ from the usual, and nobody else takes the room. A body that dawdles loses it.
+func TestPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const usual = 1e9
+		q := &Queue{Slots: 1, Capacity: 10 * usual}
+		leave, err := q.Enter(t.Context(), usual)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var full *Saturated
+		places := make([]*Place, 9)
+		for i := range places {
+			if places[i], err = q.Reserve(); err != nil {
+				t.Fatalf("place %d: %v", i, err)
+			}
+		}
+		if _, err := q.Reserve(); !errors.As(err, &full) {
+			t.Fatalf("the queue is held in full, and a place more: %v", err)
+		}
+		places[8].Close() // refused for another reason
+		places[8].Close()
+		if places[8], err = q.Reserve(); err != nil {
+			t.Fatal(err)
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		for i, p := range places[:4] {
+			go func() {
+				_, err := p.Enter(gone, usual*(0.5+0.25*float64(i))) // 0.5 to 1.25 of the usual
+				ended <- err
+			}()
+		}
+		synctest.Wait()
+		if l := q.Load(); l.Waiting != 4 || l.Admitted != usual*(1+3.5+5) {
+			t.Errorf("%+v", l)
+		}
+		if _, err := places[4].Enter(gone, 100*usual); !errors.As(err, &full) {
+			t.Errorf("work of a hundred times the usual cost got in with a place: %v", err)
+		}
+		time.Sleep(placeHeld + 1)
+		if l := q.Load(); l.Admitted != usual*(1+3.5) {
+			t.Errorf("places are still whole: %+v", l)
+		}
+		for range 5 { // the room of four that dawdle and one refused
+			p, err := q.Reserve()
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				_, err := p.Enter(gone, usual)
+				ended <- err
+			}()
+		}
+		synctest.Wait()
+		if _, err := places[5].Enter(gone, 4*usual); !errors.As(err, &full) {
+			t.Errorf("a late body got in over the capacity: %v", err)
+		}
+		cancel()
+		for range 9 {
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		}
+		for _, p := range places {
+			p.Close()
+		}
+		leave()
+		if l := q.Load(); l.Admitted != 0 || l.Waiting != 0 || l.Running != 0 {
+			t.Errorf("left behind: %+v", l)
+		}
+	})
 }

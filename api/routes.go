@@ -14,6 +14,9 @@ type route struct {
 	handle       func(w http.ResponseWriter, r *http.Request) error
 }
 
+// admits reports whether requests of the route are let in by the queue.
+func (rt route) admits() bool { return rt.method == http.MethodPost && rt.scope == ScopeEncode }
+
 // table is the whole API on one screen.
 func (s *Server) table() []route {
 	return []route{

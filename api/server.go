@@ -42,6 +42,7 @@ type Server struct {
 	canary   canary
 	draining atomic.Bool
 	held     atomic.Int64 // bytes of bodies
+	shedding shedLog
 	handler  http.Handler
 	admin    http.Handler
 }

@@ -28,8 +28,6 @@ type job struct {
 	release func()
 	ctx     context.Context
 	cancel  context.CancelFunc
-
-	admitted bool // an item has had a turn
 }
 
 // begin parses a request, finds its model and applies its own deadline. The caller ends it.
@@ -105,17 +103,12 @@ func (s *Server) one(j *job, it pipeline.Item, r *result, run func(context.Conte
 		return err
 	}
 	stop = stage(j.ctx, "queue")
-	enter := s.queue.Enter
-	if j.admitted {
-		enter = s.queue.Continue
-	}
-	leave, err := enter(j.ctx, r.plan.FLOPs)
+	leave, err := s.queue.place(j.ctx).Enter(j.ctx, r.plan.FLOPs)
 	stop()
 	if err != nil {
 		return err
 	}
 	defer leave()
-	j.admitted = true
 	s.metrics.work(j.req.Model, r.plan)
 	stop = stage(j.ctx, "model")
 	defer stop()

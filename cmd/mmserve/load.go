@@ -143,22 +143,23 @@ func checkLoad(reports []stageReport) error {
 // generator sends inputs and knows their right answers.
 type generator struct {
 	loadFlags
-	client *http.Client
+	wire   *wire
 	inputs []loadInput
-	bad    [][]byte
+	bad    [][]byte // requests that should be refused
 }
 
-// loadInput is a request's body with its answer.
+// loadInput is a request with its answer.
 type loadInput struct {
-	body, answer []byte
+	request, answer []byte
 }
 
 // newGenerator asks for each input once, one after the other: those answers are the right ones.
 func newGenerator(ctx context.Context, f loadFlags, files []string) (*generator, error) {
-	g := &generator{loadFlags: f, client: &http.Client{
-		Timeout:   time.Minute,
-		Transport: &http.Transport{MaxIdleConnsPerHost: 512, MaxConnsPerHost: 0, DisableCompression: true},
-	}}
+	w, err := newWire(ctx, f.url, f.key)
+	if err != nil {
+		return nil, err
+	}
+	g := &generator{loadFlags: f, wire: w}
 	var bodies [][]byte
 	for _, name := range files {
 		b, err := os.ReadFile(name)
@@ -171,16 +172,19 @@ func newGenerator(ctx context.Context, f loadFlags, files []string) (*generator,
 		bodies = [][]byte{[]byte("what is the weather like in Lisbon"), []byte("play some music"), []byte("book a table for two at eight")}
 	}
 	for i, b := range bodies {
-		status, answer, err := g.send(ctx, b)
+		request := g.encode(b)
+		status, answer, err := w.send(request)
 		if err != nil || status != http.StatusOK {
 			return nil, fmt.Errorf("load: input %d: status %d: %.200s %w", i, status, answer, orNil(err))
 		}
-		g.inputs = append(g.inputs, loadInput{b, answer})
+		g.inputs = append(g.inputs, loadInput{request, answer})
 	}
-	g.bad = [][]byte{
+	for _, b := range [][]byte{
 		[]byte("\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\xea\x60\x00\x00\xea\x60\x08\x06\x00\x00\x00"),
 		[]byte("RIFF\xff\xff\xff\xffWAVEfmt "), []byte("ply\nformat binary_little_endian 1.0\nelement vertex 9999999999\nend_header\n"),
 		[]byte("\xff\xd8\xff\xe0\x00\x10JFIF"), {},
+	} {
+		g.bad = append(g.bad, g.encode(b))
 	}
 	return g, nil
 }
@@ -192,22 +196,9 @@ func orNil(err error) error {
 	return err
 }
 
-// send asks for the pooled vector of one body, as bare numbers.
-func (g *generator) send(ctx context.Context, body []byte) (status int, answer []byte, err error) {
-	req, err := http.NewRequestWithContext(ctx, "POST", g.url+"/v1/encode?output=pooled&format=raw", bytes.NewReader(body))
-	if err != nil {
-		return 0, nil, err
-	}
-	if g.key != "" {
-		req.Header.Set("Authorization", "Bearer "+g.key)
-	}
-	resp, err := g.client.Do(req)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer resp.Body.Close()
-	answer, err = io.ReadAll(resp.Body)
-	return resp.StatusCode, answer, err
+// encode asks for the pooled vector of one body, as bare numbers.
+func (g *generator) encode(body []byte) []byte {
+	return g.wire.request("POST", "/v1/encode?output=pooled&format=raw", "", body)
 }
 
 // capacity is the requests a second that a few clients get, each waiting for its answers.
@@ -221,7 +212,7 @@ func (g *generator) capacity(ctx context.Context, d time.Duration) (float64, err
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				in := g.inputs[rand.IntN(len(g.inputs))]
-				switch status, _, err := g.send(ctx, in.body); {
+				switch status, _, err := g.wire.send(in.request); {
 				case err == nil && status == http.StatusOK:
 					n.Add(1)
 				case ctx.Err() == nil:
@@ -245,21 +236,27 @@ func (g *generator) press(ctx context.Context, multiple, rate float64, d time.Du
 	var sent, good, shed int64
 	var wg sync.WaitGroup
 	begin := time.Now()
+	const tick = 500 * time.Microsecond // requests due within it go out together
 	for due := begin; ; {
 		due = due.Add(time.Duration(rand.ExpFloat64() / rate * float64(time.Second)))
 		if due.Sub(begin) > d || ctx.Err() != nil {
 			break
 		}
-		time.Sleep(time.Until(due))
+		from := due // waiting to be sent counts
+		if early := time.Until(due); early > tick {
+			time.Sleep(early)
+		} else if early > 0 {
+			from = time.Now()
+		}
 		sent++
 		hostile := rand.Float64() < g.hostile
 		wg.Go(func() {
 			in := g.inputs[rand.IntN(len(g.inputs))]
 			if hostile {
-				in = loadInput{body: g.bad[rand.IntN(len(g.bad))]}
+				in = loadInput{request: g.bad[rand.IntN(len(g.bad))]}
 			}
-			status, answer, err := g.send(ctx, in.body)
-			ms := time.Since(due).Seconds() * 1e3 // from when it was due: waiting to be sent counts
+			status, answer, err := g.wire.send(in.request)
+			ms := time.Since(from).Seconds() * 1e3
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -287,7 +284,7 @@ func (g *generator) press(ctx context.Context, multiple, rate float64, d time.Du
 	r.Offered, r.Goodput = float64(sent)/d.Seconds(), float64(good)/seconds
 	r.P50, r.P99 = quantile(took, 0.5), quantile(took, 0.99)
 	r.Shed = float64(shed) / float64(max(sent, 1))
-	r.RSS = g.rss(ctx)
+	r.RSS = g.rss()
 	return r
 }
 
@@ -299,20 +296,11 @@ func quantile(sorted []float64, q float64) float64 {
 }
 
 // rss is the server's resident memory by its own metrics, 0 when it does not tell.
-func (g *generator) rss(ctx context.Context) float64 {
-	req, err := http.NewRequestWithContext(ctx, "GET", g.url+"/metrics", nil)
+func (g *generator) rss() float64 {
+	_, b, err := g.wire.send(g.wire.request("GET", "/metrics", "", nil))
 	if err != nil {
 		return 0
 	}
-	if g.key != "" {
-		req.Header.Set("Authorization", "Bearer "+g.key)
-	}
-	resp, err := g.client.Do(req)
-	if err != nil {
-		return 0
-	}
-	defer resp.Body.Close()
-	b, _ := io.ReadAll(resp.Body)
 	for line := range strings.Lines(string(b)) {
 		if v, ok := strings.CutPrefix(line, "process_resident_memory_bytes "); ok {
 			n, _ := strconv.ParseFloat(strings.TrimSpace(v), 64)

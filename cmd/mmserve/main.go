@@ -42,10 +42,6 @@ func usagef(format string, args ...any) error { return usageError(fmt.Sprintf(fo
 // errSilent ends the program with status 1; everything has been said.
 var errSilent = errors.New("")
 
-// gcPercent is how much garbage may gather over the live heap before it is collected. Live is
-// mostly weights: the usual 100 would let garbage grow as large as they are, for nothing.
-const gcPercent = 30
-
 func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

@@ -240,6 +240,7 @@ func (d *daemon) run(ctx context.Context) error {
 	defer stop()
 	wg.Go(func() { d.server.Watch(background) })
 	wg.Go(func() { d.onHangup(background) })
+	wg.Go(func() { keepGCRoom(background) })
 	start(hs, ln)
 	d.log.Info("listening", "url", url, "kernels", kernel.Set(), "threads", kernel.Threads(), "pid", os.Getpid())
 	select {
