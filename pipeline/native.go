@@ -186,6 +186,9 @@ func (m *nativeModel) parts(ctx context.Context, it Item) ([]nativePart, error) 
 		}
 		r, ok := m.media[name]
 		if !ok {
+			if in.Parts != nil {
+				name = "a folder of them: name its files"
+			}
 			return nil, media.Errorf(media.Unsupported, "pipeline: %s takes %s, not %s", m.info.Name, strings.Join(m.info.Modalities, ", "), name)
 		}
 		cost, err := r.adapter.Plan(ctx, h)
@@ -359,7 +362,8 @@ func (m *nativeModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*
 	return enc, err
 }
 
-// Predict answers every head that the item's media have, and captions them when asked to.
+// Predict answers every head that the item's media have, and captions what is not text alone
+// when asked to.
 func (m *nativeModel) Predict(ctx context.Context, it Item, opt PredictOptions) (*Prediction, error) {
 	a, done := m.arena(opt.Trace)
 	defer done()
@@ -386,10 +390,15 @@ func (m *nativeModel) Predict(ctx context.Context, it Item, opt PredictOptions) 
 			}
 		}
 	}
-	if opt.Caption && m.caption != nil {
+	if opt.Caption && m.caption != nil && !onlyText(p.names) {
 		out.Caption, err = m.caption.say(ctx, a, m.resampler, p.latents)
 	}
 	return out, err
+}
+
+// onlyText reports whether every part of an item is text, which needs no caption.
+func onlyText(names []string) bool {
+	return !slices.ContainsFunc(names, func(n string) bool { return n != "text" })
 }
 
 // fillMasks answers the masked bytes of a text, when it has any.

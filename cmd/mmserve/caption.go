@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 
@@ -14,12 +15,16 @@ func caption(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error
 	tokens := fs.Int("max-tokens", 48, "most tokens of a caption")
 	temperature := fs.Float64("temperature", 0, "0 takes the likeliest token, above draws")
 	seed := fs.Uint64("seed", 0, "seed of the draw")
+	asJSON := fs.Bool("json", false, "print one JSON object a file")
 	paths, err := parse(fs, args)
 	if err != nil {
 		return err
 	}
 	if len(paths) == 0 {
 		return usagef("no file given")
+	}
+	if *tokens < 1 || *temperature < 0 {
+		return usagef("--max-tokens wants at least 1, --temperature at least 0")
 	}
 	model, err := m.open(ctx, e)
 	if err != nil {
@@ -30,22 +35,26 @@ func caption(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error
 		return fmt.Errorf("%s: %w: a caption language model", model.Info().Architecture, pipeline.ErrNoTask)
 	}
 	opt := pipeline.GenerateOptions{MaxTokens: *tokens, Temperature: *temperature, Seed: *seed}
-	for _, path := range paths {
-		it, done, err := openItem([]string{path})
+	return inputs(ctx, e, "caption", paths, func(path string) error {
+		it, done, err := openItem(ctx, e, []string{path})
 		if err != nil {
 			return err
 		}
+		defer done()
 		out, err := g.Generate(ctx, pipeline.Prompt{Parts: it.Parts}, opt, nil)
-		done()
 		if err != nil {
 			return err
+		}
+		if *asJSON {
+			return json.NewEncoder(e.stdout).Encode(struct {
+				File    string `json:"file"`
+				Caption string `json:"caption"`
+			}{path, out.Text})
 		}
 		if len(paths) > 1 {
 			fmt.Fprintf(e.stdout, "%s: ", path)
 		}
-		if _, err := fmt.Fprintln(e.stdout, out.Text); err != nil {
-			return err
-		}
-	}
-	return nil
+		_, err = fmt.Fprintln(e.stdout, out.Text)
+		return err
+	})
 }

@@ -6,11 +6,11 @@ const defaultCommand = "serve"
 // commands lists every verb, in the order help shows them. One file each.
 func commands() []command {
 	return []command{
-		{"predict", "[--model DIR] [--top 5] [--json] INPUT… | --text T", "run a model's task on media and print the answer", predict},
+		{"predict", "[--model DIR] [--top 5] [--json] INPUT… | --text T", "run a model's task on media and print the answer; - is standard input", predict},
 		{"encode", "[--model DIR] [--output latents] [--format json] [-o FILE] INPUT…", "turn media into latents, a pooled vector, the byte array, soft tokens or a language model server's payload", encode},
-		{"caption", "[--model DIR] FILE…", "say in words what a file shows", caption},
+		{"caption", "[--model DIR] [--json] FILE…", "say in words what a file shows", caption},
 		{"generate", "[--model DIR] [--image FILE]… --prompt TEXT [--max-tokens 64] [--temperature 0] [--json]", "continue a prompt about media, as the text comes", generate},
-		{"search", "[--model DIR] [--top 5] DIR QUERY", "find the files of a directory that are most like a file or words", search},
+		{"search", "[--model DIR] [-k 5] [--only MEDIA] [--index FILE] [--json] DIR QUERY", "find the files of a directory that are most like a file or words", search},
 		{"plan", "[--model DIR] [--json] [--decode] FILE…", "say what files hold and would cost, from their headers", plan},
 		{"preprocess", "--config preprocessor_config.json IMAGE -o out.npy", "write exactly the pixels a model would see", preprocess},
 		{"modalities", "[--json]", "list the media that are compiled in, with their options", modalities},
@@ -19,7 +19,7 @@ func commands() []command {
 		{"serve", "[--addr 127.0.0.1:8080] [--models NAME=DIR] [--config FILE]", "serve models over HTTP", serve},
 		{"load", "[--url URL] [--rates 0.5,1,2,5] [--seconds 10] [--hostile 0.01] [FILE…]", "press a server over HTTP and print goodput, latency and what was shed", load},
 		{"config", "[flags of serve]", "print the server's effective settings and where each came from", config},
-		{"eval", "[--model DIR] [--json] [--split S] DATA_DIR", "measure a model on labelled data", eval},
+		{"eval", "[--model DIR] [--json] [--split S] [--robustness] [--examples N] DATA_DIR", "measure a model on labelled data", eval},
 		{"import", "IN.bin|IN.pt OUT.safetensors", "convert a PyTorch weight file without running any of it", importWeights},
 		{"inspect", "[--json] FILE|DIR", "list tensors, shapes, types and the architecture", inspect},
 		{"version", "", "print the version", version},

@@ -59,7 +59,7 @@ func encode(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error 
 			return err
 		}
 	}
-	it, done, err := openItem(paths, texts...)
+	it, done, err := openItem(ctx, e, paths, texts...)
 	if err != nil {
 		return err
 	}

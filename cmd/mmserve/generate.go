@@ -58,7 +58,7 @@ func generate(ctx context.Context, e *env, fs *flag.FlagSet, args []string) erro
 	if !ok {
 		return fmt.Errorf("%s: %w: a language model", model.Info().Architecture, pipeline.ErrNoTask)
 	}
-	it, done, err := openItem(files)
+	it, done, err := openItem(ctx, e, files)
 	if err != nil {
 		return err
 	}

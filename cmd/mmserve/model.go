@@ -94,28 +94,63 @@ func (t *textFlag) Set(s string) error {
 	return nil
 }
 
-// openItem makes an item of input paths and texts. Close releases its files.
-func openItem(paths []string, texts ...string) (pipeline.Item, func(), error) {
+// openItem makes an item of input paths and texts; the path "-" is standard input. Close
+// releases its files.
+func openItem(ctx context.Context, e *env, paths []string, texts ...string) (pipeline.Item, func(), error) {
 	var it pipeline.Item
-	var closers []func() error
+	var closers []func()
 	done := func() {
 		for _, c := range closers {
 			c()
 		}
 	}
 	for _, path := range paths {
-		in, closer, err := media.File(path)
+		in, closer, err := openInput(ctx, e, path)
 		if err != nil {
 			done()
 			return it, nil, err
 		}
-		closers = append(closers, closer.Close)
+		closers = append(closers, closer)
 		it.Parts = append(it.Parts, pipeline.Part{Input: in})
 	}
 	for _, text := range texts {
 		it.Parts = append(it.Parts, pipeline.TextPart(text))
 	}
 	return it, done, nil
+}
+
+// openInput opens a file, a directory or, for "-", standard input, which is kept to be read
+// again.
+func openInput(ctx context.Context, e *env, path string) (media.Input, func(), error) {
+	if path == "-" {
+		return media.Spool(ctx, media.Stream("", e.stdin))
+	}
+	in, closer, err := media.File(path)
+	if err != nil {
+		return in, nil, err
+	}
+	return in, func() { closer.Close() }, nil
+}
+
+// inputs runs f for one input after another. Of several, one that fails does not keep the
+// others from being answered: its fault is said, and the command fails at the end.
+func inputs(ctx context.Context, e *env, command string, paths []string, f func(path string) error) error {
+	failed := false
+	for _, path := range paths {
+		err := f(path)
+		switch {
+		case err == nil:
+		case ctx.Err() != nil || len(paths) == 1:
+			return err
+		default:
+			failed = true
+			fmt.Fprintf(e.stderr, "mmserve %s: %s: %v\n", command, path, err)
+		}
+	}
+	if failed {
+		return errSilent
+	}
+	return nil
 }
 
 // terminal is the writer's file, when that is a terminal.

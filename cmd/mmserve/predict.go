@@ -6,18 +6,25 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/mmserve/mmserve/pipeline"
 )
 
+// apart are the tasks whose models answer each input by itself; others take several as one,
+// such as a pair of frames or of sentences.
+var apart = []string{"several", "image_classification"}
+
 func predict(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	var m modelFlags
 	m.register(fs)
 	top := fs.Int("top", 5, "how many classes or bytes to show")
-	asJSON := fs.Bool("json", false, "print one JSON object")
+	asJSON := fs.Bool("json", false, "print one JSON object an answer")
 	var texts textFlag
 	fs.Var(&texts, "text", "the text; [MASK] stands for a byte to fill in; twice for a pair")
+	together := fs.Bool("together", false, "several inputs are parts of one thing, such as a picture and its sound")
 	file := fs.String("o", "", "`FILE` for optical flow (.flo or .png), reconstructed frames (a directory) and sound")
 	paths, err := parse(fs, args)
 	if err != nil {
@@ -33,46 +40,66 @@ func predict(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error
 	if err != nil {
 		return err
 	}
-	it, done, err := openItem(paths, texts...)
-	if err != nil {
-		return err
+	several := len(paths)+len(texts) > 1 && !*together && slices.Contains(apart, model.Info().Task)
+	if several && *file != "" {
+		return usagef("-o takes the output of one input, not of %d", len(paths)+len(texts))
 	}
-	defer done()
-	p, err := model.Predict(withProgress(ctx, e), it, pipeline.PredictOptions{Top: *top})
-	if err != nil {
-		return err
-	}
-	if *file != "" {
-		if err := writeArtifacts(e, *file, p); err != nil {
+	answer := func(name string, paths, texts []string) error {
+		it, done, err := openItem(ctx, e, paths, texts...)
+		if err != nil {
 			return err
 		}
+		defer done()
+		p, err := model.Predict(withProgress(ctx, e), it, pipeline.PredictOptions{Top: *top, Caption: true})
+		if err != nil {
+			return err
+		}
+		if *file != "" {
+			if err := writeArtifacts(e, *file, p); err != nil {
+				return err
+			}
+		}
+		if *asJSON {
+			return json.NewEncoder(e.stdout).Encode(struct {
+				File string `json:"file,omitempty"`
+				*pipeline.Prediction
+			}{name, p})
+		}
+		if name != "" {
+			fmt.Fprintf(e.stdout, "%s:\n", name)
+		}
+		return printPrediction(e.stdout, p)
 	}
-	if *asJSON {
-		return json.NewEncoder(e.stdout).Encode(p)
+	if !several {
+		return answer("", paths, texts)
 	}
-	return printPrediction(e.stdout, p)
+	named := append(slices.Clone(paths), texts...)
+	at := -1
+	return inputs(ctx, e, "predict", named, func(input string) error {
+		if at++; at < len(paths) {
+			return answer(input, []string{input}, nil)
+		}
+		return answer(fmt.Sprintf("%q", input), nil, []string{input})
+	})
 }
 
 // printPrediction writes a prediction for people.
 func printPrediction(out io.Writer, p *pipeline.Prediction) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	printClasses(w, p.Classes)
+	for _, c := range p.Classes {
+		fmt.Fprintf(w, "%5.1f%%\t%s\n", 100*c.Score, c.Label)
+	}
 	for _, h := range p.Heads {
-		fmt.Fprintf(w, "%s:\n", h.Task)
-		printClasses(w, h.Classes)
+		fmt.Fprintf(w, "%s\t%s\n", h.Task, listClasses(h.Classes))
 	}
 	for _, mask := range p.Masks {
-		fmt.Fprintf(w, "position %d:", mask.Position)
-		for _, c := range mask.Candidates {
-			fmt.Fprintf(w, "\t%s %.1f%%", c.Label, 100*c.Score)
-		}
-		fmt.Fprintln(w)
+		fmt.Fprintf(w, "position %d\t%s\n", mask.Position, listClasses(mask.Candidates))
 	}
 	if p.Text != "" {
-		fmt.Fprintf(w, "%s\n", p.Text)
+		fmt.Fprintf(w, "text\t%s\n", p.Text)
 	}
 	if p.Caption != "" {
-		fmt.Fprintf(w, "%s\n", p.Caption)
+		fmt.Fprintf(w, "caption\t%s\n", p.Caption)
 	}
 	if f := p.Flow; f != nil {
 		fmt.Fprintf(w, "flow %d×%d, mean (%.2f, %.2f) pixels, longest %.2f\n", f.Width, f.Height, f.MeanX, f.MeanY, f.Longest)
@@ -81,13 +108,16 @@ func printPrediction(out io.Writer, p *pipeline.Prediction) error {
 		fmt.Fprintf(w, "reconstructed frames %v, %d samples of sound\n", r.FrameShape, r.Samples)
 	}
 	for _, n := range p.Notes {
-		fmt.Fprintf(w, "note: %s\n", n)
+		fmt.Fprintf(w, "note\t%s\n", n)
 	}
 	return w.Flush()
 }
 
-func printClasses(w io.Writer, classes []pipeline.Class) {
+// listClasses writes classes in one line, best first.
+func listClasses(classes []pipeline.Class) string {
+	var out []string
 	for _, c := range classes {
-		fmt.Fprintf(w, "%5.1f%%\t%s\n", 100*c.Score, c.Label)
+		out = append(out, fmt.Sprintf("%s %.1f%%", c.Label, 100*c.Score))
 	}
+	return strings.Join(out, ", ")
 }

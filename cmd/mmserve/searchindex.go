@@ -256,7 +256,7 @@ func (f *indexedFile) embed(ctx context.Context, model pipeline.Model, dir strin
 
 // embedFile is a file's unit vector in the model's space, and its medium.
 func embedFile(ctx context.Context, model pipeline.Model, path string) (v []float32, medium string, err error) {
-	it, done, err := openItem([]string{path})
+	it, done, err := openItem(ctx, &env{}, []string{path})
 	if err != nil {
 		return nil, "", err
 	}
