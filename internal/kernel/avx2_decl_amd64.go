@@ -136,6 +136,36 @@ func widenBF16Avx2(dst *float32, src *uint16, n int)
 //go:noescape
 func peakAvx2(n int)
 
+// tilex1x8Avx2 is the f32 tile of 1 rows by 8 columns.
+//
+//go:noescape
+func tilex1x8Avx2(t *tileArgs)
+
+// tilex2x8Avx2 is the f32 tile of 2 rows by 8 columns.
+//
+//go:noescape
+func tilex2x8Avx2(t *tileArgs)
+
+// tilex3x8Avx2 is the f32 tile of 3 rows by 8 columns.
+//
+//go:noescape
+func tilex3x8Avx2(t *tileArgs)
+
+// tilex4x8Avx2 is the f32 tile of 4 rows by 8 columns.
+//
+//go:noescape
+func tilex4x8Avx2(t *tileArgs)
+
+// tilex5x8Avx2 is the f32 tile of 5 rows by 8 columns.
+//
+//go:noescape
+func tilex5x8Avx2(t *tileArgs)
+
+// tilex6x8Avx2 is the f32 tile of 6 rows by 8 columns.
+//
+//go:noescape
+func tilex6x8Avx2(t *tileArgs)
+
 // tilex1x16Avx2 is the f32 tile of 1 rows by 16 columns.
 //
 //go:noescape
@@ -167,6 +197,7 @@ func tilex5x16Avx2(t *tileArgs)
 func tilex6x16Avx2(t *tileArgs)
 
 var tileAvx2 = [...][7]func(*tileArgs){
+	{nil, tilex1x8Avx2, tilex2x8Avx2, tilex3x8Avx2, tilex4x8Avx2, tilex5x8Avx2, tilex6x8Avx2},
 	{nil, tilex1x16Avx2, tilex2x16Avx2, tilex3x16Avx2, tilex4x16Avx2, tilex5x16Avx2, tilex6x16Avx2},
 }
 

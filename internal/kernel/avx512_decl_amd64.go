@@ -136,6 +136,76 @@ func widenBF16Avx512(dst *float32, src *uint16, n int)
 //go:noescape
 func peakAvx512(n int)
 
+// tilex1x8Avx512 is the float32 tile of 1 rows by 8 columns.
+//
+//go:noescape
+func tilex1x8Avx512(t *tileArgs)
+
+// tilex2x8Avx512 is the float32 tile of 2 rows by 8 columns.
+//
+//go:noescape
+func tilex2x8Avx512(t *tileArgs)
+
+// tilex3x8Avx512 is the float32 tile of 3 rows by 8 columns.
+//
+//go:noescape
+func tilex3x8Avx512(t *tileArgs)
+
+// tilex4x8Avx512 is the float32 tile of 4 rows by 8 columns.
+//
+//go:noescape
+func tilex4x8Avx512(t *tileArgs)
+
+// tilex5x8Avx512 is the float32 tile of 5 rows by 8 columns.
+//
+//go:noescape
+func tilex5x8Avx512(t *tileArgs)
+
+// tilex6x8Avx512 is the float32 tile of 6 rows by 8 columns.
+//
+//go:noescape
+func tilex6x8Avx512(t *tileArgs)
+
+// tilex7x8Avx512 is the float32 tile of 7 rows by 8 columns.
+//
+//go:noescape
+func tilex7x8Avx512(t *tileArgs)
+
+// tilex8x8Avx512 is the float32 tile of 8 rows by 8 columns.
+//
+//go:noescape
+func tilex8x8Avx512(t *tileArgs)
+
+// tilex9x8Avx512 is the float32 tile of 9 rows by 8 columns.
+//
+//go:noescape
+func tilex9x8Avx512(t *tileArgs)
+
+// tilex10x8Avx512 is the float32 tile of 10 rows by 8 columns.
+//
+//go:noescape
+func tilex10x8Avx512(t *tileArgs)
+
+// tilex11x8Avx512 is the float32 tile of 11 rows by 8 columns.
+//
+//go:noescape
+func tilex11x8Avx512(t *tileArgs)
+
+// tilex12x8Avx512 is the float32 tile of 12 rows by 8 columns.
+//
+//go:noescape
+func tilex12x8Avx512(t *tileArgs)
+
+// tilex13x8Avx512 is the float32 tile of 13 rows by 8 columns.
+//
+//go:noescape
+func tilex13x8Avx512(t *tileArgs)
+
+// tilex14x8Avx512 is the float32 tile of 14 rows by 8 columns.
+//
+//go:noescape
+func tilex14x8Avx512(t *tileArgs)
+
 // tilex1x16Avx512 is the float32 tile of 1 rows by 16 columns.
 //
 //go:noescape
@@ -277,9 +347,30 @@ func tilex13x32Avx512(t *tileArgs)
 func tilex14x32Avx512(t *tileArgs)
 
 var tileAvx512 = [...][15]func(*tileArgs){
+	{nil, tilex1x8Avx512, tilex2x8Avx512, tilex3x8Avx512, tilex4x8Avx512, tilex5x8Avx512, tilex6x8Avx512, tilex7x8Avx512, tilex8x8Avx512, tilex9x8Avx512, tilex10x8Avx512, tilex11x8Avx512, tilex12x8Avx512, tilex13x8Avx512, tilex14x8Avx512},
 	{nil, tilex1x16Avx512, tilex2x16Avx512, tilex3x16Avx512, tilex4x16Avx512, tilex5x16Avx512, tilex6x16Avx512, tilex7x16Avx512, tilex8x16Avx512, tilex9x16Avx512, tilex10x16Avx512, tilex11x16Avx512, tilex12x16Avx512, tilex13x16Avx512, tilex14x16Avx512},
 	{nil, tilex1x32Avx512, tilex2x32Avx512, tilex3x32Avx512, tilex4x32Avx512, tilex5x32Avx512, tilex6x32Avx512, tilex7x32Avx512, tilex8x32Avx512, tilex9x32Avx512, tilex10x32Avx512, tilex11x32Avx512, tilex12x32Avx512, tilex13x32Avx512, tilex14x32Avx512},
 }
+
+// tileF16Wx1x8Avx512 is the float16-weight tile of 1 rows by 8 columns.
+//
+//go:noescape
+func tileF16Wx1x8Avx512(t *tileArgs)
+
+// tileF16Wx2x8Avx512 is the float16-weight tile of 2 rows by 8 columns.
+//
+//go:noescape
+func tileF16Wx2x8Avx512(t *tileArgs)
+
+// tileF16Wx3x8Avx512 is the float16-weight tile of 3 rows by 8 columns.
+//
+//go:noescape
+func tileF16Wx3x8Avx512(t *tileArgs)
+
+// tileF16Wx4x8Avx512 is the float16-weight tile of 4 rows by 8 columns.
+//
+//go:noescape
+func tileF16Wx4x8Avx512(t *tileArgs)
 
 // tileF16Wx1x16Avx512 is the float16-weight tile of 1 rows by 16 columns.
 //
@@ -322,9 +413,30 @@ func tileF16Wx3x32Avx512(t *tileArgs)
 func tileF16Wx4x32Avx512(t *tileArgs)
 
 var tileF16WAvx512 = [...][5]func(*tileArgs){
+	{nil, tileF16Wx1x8Avx512, tileF16Wx2x8Avx512, tileF16Wx3x8Avx512, tileF16Wx4x8Avx512},
 	{nil, tileF16Wx1x16Avx512, tileF16Wx2x16Avx512, tileF16Wx3x16Avx512, tileF16Wx4x16Avx512},
 	{nil, tileF16Wx1x32Avx512, tileF16Wx2x32Avx512, tileF16Wx3x32Avx512, tileF16Wx4x32Avx512},
 }
+
+// tileBF16Wx1x8Avx512 is the bfloat16-weight tile of 1 rows by 8 columns.
+//
+//go:noescape
+func tileBF16Wx1x8Avx512(t *tileArgs)
+
+// tileBF16Wx2x8Avx512 is the bfloat16-weight tile of 2 rows by 8 columns.
+//
+//go:noescape
+func tileBF16Wx2x8Avx512(t *tileArgs)
+
+// tileBF16Wx3x8Avx512 is the bfloat16-weight tile of 3 rows by 8 columns.
+//
+//go:noescape
+func tileBF16Wx3x8Avx512(t *tileArgs)
+
+// tileBF16Wx4x8Avx512 is the bfloat16-weight tile of 4 rows by 8 columns.
+//
+//go:noescape
+func tileBF16Wx4x8Avx512(t *tileArgs)
 
 // tileBF16Wx1x16Avx512 is the bfloat16-weight tile of 1 rows by 16 columns.
 //
@@ -367,24 +479,85 @@ func tileBF16Wx3x32Avx512(t *tileArgs)
 func tileBF16Wx4x32Avx512(t *tileArgs)
 
 var tileBF16WAvx512 = [...][5]func(*tileArgs){
+	{nil, tileBF16Wx1x8Avx512, tileBF16Wx2x8Avx512, tileBF16Wx3x8Avx512, tileBF16Wx4x8Avx512},
 	{nil, tileBF16Wx1x16Avx512, tileBF16Wx2x16Avx512, tileBF16Wx3x16Avx512, tileBF16Wx4x16Avx512},
 	{nil, tileBF16Wx1x32Avx512, tileBF16Wx2x32Avx512, tileBF16Wx3x32Avx512, tileBF16Wx4x32Avx512},
 }
-
-// touchAvx512 prefetches 32 columns of rows for writing; the stride is in values.
-//
-//go:noescape
-func touchAvx512(dst *float32, ldd, rows int)
-
-// fetchAvx512 prefetches n values into the second-level cache.
-//
-//go:noescape
-func fetchAvx512(src *float32, n int)
 
 // transposeAvx512 writes dst[c·ds+r] = src[r·ls+c] for r < rows ≤ 16 and c < k.
 //
 //go:noescape
 func transposeAvx512(dst *float32, ds int, src *float32, ls, rows, k int)
+
+// tileBF16x1x8Avx512 is the bfloat16 tile of 1 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x1x8Avx512(t *tileArgs)
+
+// tileBF16x2x8Avx512 is the bfloat16 tile of 2 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x2x8Avx512(t *tileArgs)
+
+// tileBF16x3x8Avx512 is the bfloat16 tile of 3 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x3x8Avx512(t *tileArgs)
+
+// tileBF16x4x8Avx512 is the bfloat16 tile of 4 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x4x8Avx512(t *tileArgs)
+
+// tileBF16x5x8Avx512 is the bfloat16 tile of 5 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x5x8Avx512(t *tileArgs)
+
+// tileBF16x6x8Avx512 is the bfloat16 tile of 6 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x6x8Avx512(t *tileArgs)
+
+// tileBF16x7x8Avx512 is the bfloat16 tile of 7 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x7x8Avx512(t *tileArgs)
+
+// tileBF16x8x8Avx512 is the bfloat16 tile of 8 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x8x8Avx512(t *tileArgs)
+
+// tileBF16x9x8Avx512 is the bfloat16 tile of 9 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x9x8Avx512(t *tileArgs)
+
+// tileBF16x10x8Avx512 is the bfloat16 tile of 10 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x10x8Avx512(t *tileArgs)
+
+// tileBF16x11x8Avx512 is the bfloat16 tile of 11 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x11x8Avx512(t *tileArgs)
+
+// tileBF16x12x8Avx512 is the bfloat16 tile of 12 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x12x8Avx512(t *tileArgs)
+
+// tileBF16x13x8Avx512 is the bfloat16 tile of 13 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x13x8Avx512(t *tileArgs)
+
+// tileBF16x14x8Avx512 is the bfloat16 tile of 14 rows by 8 columns.
+//
+//go:noescape
+func tileBF16x14x8Avx512(t *tileArgs)
 
 // tileBF16x1x16Avx512 is the bfloat16 tile of 1 rows by 16 columns.
 //
@@ -527,6 +700,7 @@ func tileBF16x13x32Avx512(t *tileArgs)
 func tileBF16x14x32Avx512(t *tileArgs)
 
 var tileBF16Avx512 = [...][15]func(*tileArgs){
+	{nil, tileBF16x1x8Avx512, tileBF16x2x8Avx512, tileBF16x3x8Avx512, tileBF16x4x8Avx512, tileBF16x5x8Avx512, tileBF16x6x8Avx512, tileBF16x7x8Avx512, tileBF16x8x8Avx512, tileBF16x9x8Avx512, tileBF16x10x8Avx512, tileBF16x11x8Avx512, tileBF16x12x8Avx512, tileBF16x13x8Avx512, tileBF16x14x8Avx512},
 	{nil, tileBF16x1x16Avx512, tileBF16x2x16Avx512, tileBF16x3x16Avx512, tileBF16x4x16Avx512, tileBF16x5x16Avx512, tileBF16x6x16Avx512, tileBF16x7x16Avx512, tileBF16x8x16Avx512, tileBF16x9x16Avx512, tileBF16x10x16Avx512, tileBF16x11x16Avx512, tileBF16x12x16Avx512, tileBF16x13x16Avx512, tileBF16x14x16Avx512},
 	{nil, tileBF16x1x32Avx512, tileBF16x2x32Avx512, tileBF16x3x32Avx512, tileBF16x4x32Avx512, tileBF16x5x32Avx512, tileBF16x6x32Avx512, tileBF16x7x32Avx512, tileBF16x8x32Avx512, tileBF16x9x32Avx512, tileBF16x10x32Avx512, tileBF16x11x32Avx512, tileBF16x12x32Avx512, tileBF16x13x32Avx512, tileBF16x14x32Avx512},
 }
@@ -535,6 +709,76 @@ var tileBF16Avx512 = [...][15]func(*tileArgs){
 //
 //go:noescape
 func peakBF16Avx512(n int)
+
+// tileInt8x1x8Avx512 is the uint8 by int8 tile of 1 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x1x8Avx512(t *tileArgs)
+
+// tileInt8x2x8Avx512 is the uint8 by int8 tile of 2 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x2x8Avx512(t *tileArgs)
+
+// tileInt8x3x8Avx512 is the uint8 by int8 tile of 3 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x3x8Avx512(t *tileArgs)
+
+// tileInt8x4x8Avx512 is the uint8 by int8 tile of 4 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x4x8Avx512(t *tileArgs)
+
+// tileInt8x5x8Avx512 is the uint8 by int8 tile of 5 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x5x8Avx512(t *tileArgs)
+
+// tileInt8x6x8Avx512 is the uint8 by int8 tile of 6 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x6x8Avx512(t *tileArgs)
+
+// tileInt8x7x8Avx512 is the uint8 by int8 tile of 7 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x7x8Avx512(t *tileArgs)
+
+// tileInt8x8x8Avx512 is the uint8 by int8 tile of 8 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x8x8Avx512(t *tileArgs)
+
+// tileInt8x9x8Avx512 is the uint8 by int8 tile of 9 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x9x8Avx512(t *tileArgs)
+
+// tileInt8x10x8Avx512 is the uint8 by int8 tile of 10 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x10x8Avx512(t *tileArgs)
+
+// tileInt8x11x8Avx512 is the uint8 by int8 tile of 11 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x11x8Avx512(t *tileArgs)
+
+// tileInt8x12x8Avx512 is the uint8 by int8 tile of 12 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x12x8Avx512(t *tileArgs)
+
+// tileInt8x13x8Avx512 is the uint8 by int8 tile of 13 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x13x8Avx512(t *tileArgs)
+
+// tileInt8x14x8Avx512 is the uint8 by int8 tile of 14 rows by 8 columns.
+//
+//go:noescape
+func tileInt8x14x8Avx512(t *tileArgs)
 
 // tileInt8x1x16Avx512 is the uint8 by int8 tile of 1 rows by 16 columns.
 //
@@ -677,6 +921,7 @@ func tileInt8x13x32Avx512(t *tileArgs)
 func tileInt8x14x32Avx512(t *tileArgs)
 
 var tileInt8Avx512 = [...][15]func(*tileArgs){
+	{nil, tileInt8x1x8Avx512, tileInt8x2x8Avx512, tileInt8x3x8Avx512, tileInt8x4x8Avx512, tileInt8x5x8Avx512, tileInt8x6x8Avx512, tileInt8x7x8Avx512, tileInt8x8x8Avx512, tileInt8x9x8Avx512, tileInt8x10x8Avx512, tileInt8x11x8Avx512, tileInt8x12x8Avx512, tileInt8x13x8Avx512, tileInt8x14x8Avx512},
 	{nil, tileInt8x1x16Avx512, tileInt8x2x16Avx512, tileInt8x3x16Avx512, tileInt8x4x16Avx512, tileInt8x5x16Avx512, tileInt8x6x16Avx512, tileInt8x7x16Avx512, tileInt8x8x16Avx512, tileInt8x9x16Avx512, tileInt8x10x16Avx512, tileInt8x11x16Avx512, tileInt8x12x16Avx512, tileInt8x13x16Avx512, tileInt8x14x16Avx512},
 	{nil, tileInt8x1x32Avx512, tileInt8x2x32Avx512, tileInt8x3x32Avx512, tileInt8x4x32Avx512, tileInt8x5x32Avx512, tileInt8x6x32Avx512, tileInt8x7x32Avx512, tileInt8x8x32Avx512, tileInt8x9x32Avx512, tileInt8x10x32Avx512, tileInt8x11x32Avx512, tileInt8x12x32Avx512, tileInt8x13x32Avx512, tileInt8x14x32Avx512},
 }

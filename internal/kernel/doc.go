@@ -20,7 +20,7 @@
 // # Layout
 //
 // A right operand is packed once (Pack) into panels of 32 outputs: [N/32][K][32], a last
-// panel of at most 16 outputs being 16 wide. Products are computed in tiles of up to 14
+// panel being as wide as 8, 16 or 32 allow. Products are computed in tiles of up to 14
 // rows by 32 columns into scratch, and leave it through the Epilogue while still in cache.
 //
 // # API

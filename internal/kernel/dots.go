@@ -16,12 +16,15 @@ func (p *Packed) groups() int {
 	return p.k
 }
 
-// raw returns the address of 32-bit group i of a BF16 or Int8 operand.
+// raw returns the address of 32-bit group i of a F32, BF16 or Int8 operand.
 func (p *Packed) raw(i int) *float32 {
-	if p.dt == BF16 {
+	switch p.dt {
+	case BF16:
 		return (*float32)(unsafe.Pointer(&p.u16[2*i]))
+	case Int8:
+		return (*float32)(unsafe.Pointer(&p.i8[4*i]))
 	}
-	return (*float32)(unsafe.Pointer(&p.i8[4*i]))
+	return &p.f32[i]
 }
 
 // dequantise turns a strip of int32 sums at column col into floats; params are the rows'

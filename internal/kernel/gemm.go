@@ -78,22 +78,23 @@ func gemmUnpacked(dst []float32, ldd int, a []float32, lda, m, n, k int, e Epilo
 
 // gemmJob is one product, divided into row blocks × column groups.
 type gemmJob struct {
-	set      *set
-	dst      []float32
-	ldd      int
-	a        []float32
-	lda, m   int
-	w        *Packed
-	e        Epilogue
-	depth    int       // 32-bit groups of a row of a as multiplied
-	dot      DType     // BF16 or Int8 when multiplied as such, else F32
-	packed   []float32 // all of a packed, when small
-	params   []float32 // Int8: step, then zero point, of each row of a, when packed
-	shared   bool      // packed is in use
-	phase    int       // 0 packs a, 1 multiplies
-	blocks   int       // row blocks
-	groups   int       // column groups of a row block
-	perGroup int       // panels in a group
+	set    *set
+	dst    []float32
+	ldd    int
+	a      []float32
+	lda, m int
+	w      *Packed
+	e      Epilogue
+	depth  int       // 32-bit groups of a row of a as multiplied
+	dot    DType     // BF16 or Int8 when multiplied as such, else F32
+	packed []float32 // all of a packed, when small
+	params []float32 // Int8: step, then zero point, of each row of a, when packed
+	shared bool      // packed is in use
+	phase  int       // 0 packs a, 1 multiplies
+	blocks int       // row blocks
+	groups int       // column groups of a row block
+	slices int       // slices of the depth
+	far    bool      // w does not stay in the second-level cache
 }
 
 var gemms struct {
@@ -122,7 +123,11 @@ func (j *gemmJob) release() {
 const (
 	blockRows   = 126     // rows of a block, about; a multiple of the tiles' heights
 	blockFloats = 1 << 19 // values of a packed row block, at most, when it has many rows
-	sharedA     = 1 << 20 // values of a up to which it is packed once, before multiplying
+	chunkFloats = 1 << 17 // values of a packed row block multiplied before the next of its depth
+	sharedA     = 1 << 22 // values of a up to which it is packed once, before multiplying
+	runPanels   = 8       // panels that a row block's chunk is multiplied with, when it has several
+	nearBytes   = 1 << 19 // of w, at most, that stay in the second-level cache
+	parts       = 8       // of the work for each thread: enough that the last ones even out
 )
 
 // start divides the product and runs its one or two phases.
@@ -132,43 +137,42 @@ func (j *gemmJob) start() {
 	if j.set.dots != nil && (j.w.dt == BF16 || j.w.dt == Int8) {
 		j.dot, j.depth = j.w.dt, j.w.groups()
 	}
+	if float64(j.m)*float64(j.w.n)*float64(j.w.k) < 1<<17 {
+		threads = 1
+	}
 	panels := (j.w.n + panel - 1) / panel
 	rows := min(blockRows, max(j.set.mr*2, blockFloats/max(1, j.depth)))
 	j.blocks = (j.m + rows - 1) / rows
-	work := float64(j.m) * float64(j.w.n) * float64(j.w.k)
-	j.groups, j.perGroup = 1, panels
-	if work < 1<<17 {
-		threads = 1
-	}
-	j.shared = j.m*j.depth <= sharedA
+	j.slices = (j.depth + kBlock - 1) / kBlock
+	j.far = j.w.Bytes() > nearBytes
+	j.shared = j.m*j.depth <= sharedA && j.blocks < parts*threads
+	j.groups = 1
 	if j.shared {
-		// Enough parts that the last ones even out, not so many that they cost.
-		want := 1
 		if threads > 1 {
-			want = 4 * threads
+			j.groups = min(panels, (parts*threads+j.blocks-1)/j.blocks)
 		}
-		j.groups = min(panels, max(1, (want+j.blocks-1)/j.blocks))
-		j.perGroup = (panels + j.groups - 1) / j.groups
-		j.groups = (panels + j.perGroup - 1) / j.perGroup
+		for j.blocks*j.groups%threads != 0 && j.groups < panels {
+			j.groups++
+		}
 		j.packed = grow(&j.packed, j.m*j.depth)
 		grow(&j.params, 2*j.m)
 		j.phase = 0
-		if threads == 1 || j.blocks == 1 {
-			for b := range j.blocks {
-				j.run(b)
-			}
-		} else {
-			workers.do(j.blocks, j)
-		}
+		j.runAll(threads, j.blocks)
+	} else {
+		j.blocks = min(j.m, (j.blocks+threads-1)/threads*threads)
 	}
 	j.phase = 1
-	if threads == 1 {
-		for i := range j.blocks * j.groups {
-			j.run(i)
-		}
+	j.runAll(threads, j.blocks*j.groups)
+}
+
+func (j *gemmJob) runAll(threads, n int) {
+	if threads > 1 && n > 1 {
+		workers.do(n, j)
 		return
 	}
-	workers.do(j.blocks*j.groups, j)
+	for i := range n {
+		j.run(i)
+	}
 }
 
 // block returns the rows of block b, which are spread evenly.
@@ -193,33 +197,38 @@ func (j *gemmJob) run(part int) {
 		pa, params = grow(&s.a, (to-from)*j.depth), grow(&s.y, 2*(to-from))
 		j.pack(s, pa, params, from, to)
 	}
-	c := grow(&s.c, (to-from)*panel)
 	panels := (j.w.n + panel - 1) / panel
-	for p := g * j.perGroup; p < min(panels, (g+1)*j.perGroup); p++ {
-		col := p * panel
-		if j.set.touch != nil && to-from > smallRows {
-			j.set.touch(&j.dst[from*j.ldd+col], j.ldd, to-from)
-			if !j.shared {
-				j.ahead(b, p, panels)
+	p0, p1 := split(panels, j.groups, g), split(panels, j.groups, g+1)
+	chunk := max(1, chunkFloats/((to-from)*kBlock)) // slices
+	if chunk >= j.slices || to-from <= j.set.mr {
+		c := grow(&s.c, (to-from)*panel)
+		for p := p0; p < p1; p++ {
+			j.strip(s, c, pa, b, p, 0, j.slices)
+			j.finish(s, c, params, from, to, p)
+		}
+		return
+	}
+	for ; p0 < p1; p0 += runPanels {
+		n := min(runPanels, p1-p0)
+		c := grow(&s.c, n*(to-from)*panel)
+		for k := 0; k < j.slices; k += chunk {
+			for p := range n {
+				j.strip(s, c[p*(to-from)*panel:(p+1)*(to-from)*panel], pa, b, p0+p, k, min(j.slices, k+chunk))
 			}
 		}
-		j.strip(s, c, pa, to-from, col)
-		if j.dot == Int8 {
-			j.w.dequantise(j.set, c, params, to-from, col)
+		for p := range n {
+			j.finish(s, c[p*(to-from)*panel:], params, from, to, p0+p)
 		}
-		j.e.apply(s, j.set, j.dst[from*j.ldd+col:], j.ldd, c, from, to-from, col, min(panel, j.w.n-col))
 	}
 }
 
-// ahead prefetches a panel's share of the rows that the next block will pack.
-func (j *gemmJob) ahead(b, p, panels int) {
-	if b+1 >= j.blocks {
-		return
+// finish stores the strip of panel p.
+func (j *gemmJob) finish(s *scratch, c, params []float32, from, to, p int) {
+	col := p * panel
+	if j.dot == Int8 {
+		j.w.dequantise(j.set, c, params, to-from, col)
 	}
-	from, to := j.block(b + 1)
-	for r := from + split(to-from, panels, p); r < from+split(to-from, panels, p+1); r++ {
-		j.set.fetch(&j.a[r*j.lda], j.w.k)
-	}
+	j.e.apply(s, j.set, j.dst[from*j.ldd+col:], j.ldd, c, from, to-from, col, min(panel, j.w.n-col))
 }
 
 // split cuts rows into tiles of nearly equal height, at most mr: tile i of n begins here.
@@ -243,13 +252,16 @@ func (j *gemmJob) pack(s *scratch, dst, params []float32, from, to int) {
 	}
 }
 
-// strip computes rows × one panel into c.
-func (j *gemmJob) strip(s *scratch, c, pa []float32, rows, col int) {
-	d := j.depth
+// strip computes block b's rows of panel p into c, of the slices [s0, s1) of the depth: from
+// zero, or on from what c holds.
+func (j *gemmJob) strip(s *scratch, c, pa []float32, b, p, s0, s1 int) {
+	d, col := j.depth, p*panel
 	if d == 0 {
 		clear(c)
 		return
 	}
+	from, to := j.block(b)
+	rows := to - from
 	tile := j.set.tile
 	switch j.dot {
 	case BF16:
@@ -260,17 +272,17 @@ func (j *gemmJob) strip(s *scratch, c, pa []float32, rows, col int) {
 	n := (rows + j.set.mr - 1) / j.set.mr
 	width := panelWidth(j.w.n, col)
 	t := &s.t
-	t.bks, t.cols = width, width
-	parts := (d + kBlock - 1) / kBlock
+	t.bks, t.cols, t.ldt = width, width, 4*j.ldd
+	slices := j.slices
 	direct := (j.w.dt == F16W || j.w.dt == BF16W) && rows <= smallRows && j.set.tileWiden[0] != nil
 	if direct {
 		tile = j.set.tileWiden[isBF16[j.w.dt]]
 	}
 	if n == 1 && (direct || j.dot != F32 || j.w.dt == F32) {
-		parts = 1 // nothing to keep for other tiles
+		slices, s1 = 1, 1 // nothing to keep for other tiles
 	}
-	for p := range parts {
-		k0, k1 := split(d, parts, p), split(d, parts, p+1)
+	for sl := s0; sl < s1; sl++ {
+		k0, k1 := split(d, slices, sl), split(d, slices, sl+1)
 		t.k, t.acc = k1-k0, k0
 		switch {
 		case direct:
@@ -282,11 +294,39 @@ func (j *gemmJob) strip(s *scratch, c, pa []float32, rows, col int) {
 		}
 		for i := range n {
 			r0, r1 := split(rows, n, i), split(rows, n, i+1)
-			t.rows = r1 - r0
-			t.aks = t.rows
-			t.a = &pa[r0*d+k0*t.rows]
-			t.c = &c[r0*panel]
+			t.rows, t.aks = r1-r0, r1-r0
+			t.a, t.c = &pa[r0*d+k0*t.rows], &c[r0*panel]
+			t.touch = nil
+			if k1 == d {
+				t.touch = &j.dst[(from+r0)*j.ldd+col]
+			}
+			j.fetch(t, b, p, k0, i, n)
 			tile(t)
+		}
+	}
+}
+
+// fetch says what tile i of n, of block b and panel p from depth k0 on, fetches on the way: the
+// first a share of the rows that the next block will pack, the others one of the slice of w
+// that follows.
+func (j *gemmJob) fetch(t *tileArgs, b, p, k0, i, n int) {
+	t.pre, t.step = nil, 0
+	panels := (j.w.n + panel - 1) / panel
+	ahead := !j.shared && b+1 < j.blocks
+	switch {
+	case ahead && i == 0:
+		from, to := j.block(b + 1)
+		r0, r1 := from+split(to-from, panels, p), from+split(to-from, panels, p+1)
+		if size := (r1 - r0) * j.lda; size > 0 {
+			t.pre, t.step = &j.a[r0*j.lda+size/j.depth*k0], 4*size/j.depth
+		}
+	case j.far && (j.dot != F32 || j.w.dt == F32):
+		if ahead {
+			i, n = i-1, n-1
+		}
+		at := p*panel*j.depth + t.cols*(k0+t.k)
+		if size := min(t.cols*t.k, paddedN(j.w.n)*j.depth-at); size > 0 {
+			t.pre, t.step = j.w.raw(at+split(size, n, i)), 4*size/n/t.k
 		}
 	}
 }

@@ -13,8 +13,8 @@ func nativeSets() []*set {
 }
 
 var dotsAvx512 = dotSet{
-	tileBF16:   func(t *tileArgs) { tileBF16Avx512[t.cols/halfPanel-1][t.rows](t) },
-	tileInt8:   func(t *tileArgs) { tileInt8Avx512[t.cols/halfPanel-1][t.rows](t) },
+	tileBF16:   func(t *tileArgs) { tileBF16Avx512[t.cols/halfPanel][t.rows](t) },
+	tileInt8:   func(t *tileArgs) { tileInt8Avx512[t.cols/halfPanel][t.rows](t) },
 	cvtBF16:    cvtBF16Avx512,
 	pairRows:   pairRowsAvx512,
 	minMax:     minMaxAvx512,
@@ -31,11 +31,11 @@ var setAvx512 = &set{
 	},
 	mr:    14,
 	lanes: 16,
-	tile:  func(t *tileArgs) { tileAvx512[t.cols/halfPanel-1][t.rows](t) },
+	tile:  func(t *tileArgs) { tileAvx512[t.cols/halfPanel][t.rows](t) },
 	widen: [2]func(dst *float32, src *uint16, n int){widenF16Avx512, widenBF16Avx512},
 	tileWiden: [2]func(*tileArgs){
-		func(t *tileArgs) { tileF16WAvx512[t.cols/halfPanel-1][t.rows](t) },
-		func(t *tileArgs) { tileBF16WAvx512[t.cols/halfPanel-1][t.rows](t) },
+		func(t *tileArgs) { tileF16WAvx512[t.cols/halfPanel][t.rows](t) },
+		func(t *tileArgs) { tileBF16WAvx512[t.cols/halfPanel][t.rows](t) },
 	},
 	transpose:     transposeAvx512,
 	transposeRows: 16,
@@ -53,8 +53,6 @@ var setAvx512 = &set{
 	mul:         mulAvx512,
 	scale:       scaleAvx512,
 	peak:        peakAvx512,
-	touch:       touchAvx512,
-	fetch:       fetchAvx512,
 	finish:      finishAvx512,
 	gridScores:  gridScoresAvx512,
 	gridWeights: gridWeightsAvx512,
@@ -68,7 +66,7 @@ var setAvx2 = &set{
 	ok:            func() bool { return cpu.X86.HasAVX2 && cpu.X86.HasFMA },
 	mr:            6,
 	lanes:         8,
-	tile:          func(t *tileArgs) { tileHalves(t, tileAvx2[0][t.rows]) },
+	tile:          func(t *tileArgs) { tileAcross(t, min(t.cols, 16), tileAvx2[min(t.cols, 16)/16][t.rows]) },
 	widen:         [2]func(dst *float32, src *uint16, n int){widenF16Avx2, widenBF16Avx2},
 	transpose:     transposeAvx2,
 	transposeRows: 8,

@@ -8,9 +8,9 @@ func nativeSets() []*set { return []*set{setNeon} }
 var setNeon = &set{
 	name:          "neon",
 	ok:            func() bool { return true },
-	mr:            6,
+	mr:            12,
 	lanes:         4,
-	tile:          func(t *tileArgs) { tileHalves(t, tileNeon[0][t.rows]) },
+	tile:          func(t *tileArgs) { tileAcross(t, 8, tileNeon[0][t.rows]) },
 	widen:         [2]func(dst *float32, src *uint16, n int){widenF16Neon, widenBF16Neon},
 	transpose:     transposePortable,
 	transposeRows: 16,

@@ -136,36 +136,66 @@ func widenBF16Neon(dst *float32, src *uint16, n int)
 //go:noescape
 func peakNeon(n int)
 
-// tilex1x16Neon is the f32 tile of 1 rows by 16 columns.
+// tilex1x8Neon is the f32 tile of 1 rows by 8 columns.
 //
 //go:noescape
-func tilex1x16Neon(t *tileArgs)
+func tilex1x8Neon(t *tileArgs)
 
-// tilex2x16Neon is the f32 tile of 2 rows by 16 columns.
+// tilex2x8Neon is the f32 tile of 2 rows by 8 columns.
 //
 //go:noescape
-func tilex2x16Neon(t *tileArgs)
+func tilex2x8Neon(t *tileArgs)
 
-// tilex3x16Neon is the f32 tile of 3 rows by 16 columns.
+// tilex3x8Neon is the f32 tile of 3 rows by 8 columns.
 //
 //go:noescape
-func tilex3x16Neon(t *tileArgs)
+func tilex3x8Neon(t *tileArgs)
 
-// tilex4x16Neon is the f32 tile of 4 rows by 16 columns.
+// tilex4x8Neon is the f32 tile of 4 rows by 8 columns.
 //
 //go:noescape
-func tilex4x16Neon(t *tileArgs)
+func tilex4x8Neon(t *tileArgs)
 
-// tilex5x16Neon is the f32 tile of 5 rows by 16 columns.
+// tilex5x8Neon is the f32 tile of 5 rows by 8 columns.
 //
 //go:noescape
-func tilex5x16Neon(t *tileArgs)
+func tilex5x8Neon(t *tileArgs)
 
-// tilex6x16Neon is the f32 tile of 6 rows by 16 columns.
+// tilex6x8Neon is the f32 tile of 6 rows by 8 columns.
 //
 //go:noescape
-func tilex6x16Neon(t *tileArgs)
+func tilex6x8Neon(t *tileArgs)
 
-var tileNeon = [...][7]func(*tileArgs){
-	{nil, tilex1x16Neon, tilex2x16Neon, tilex3x16Neon, tilex4x16Neon, tilex5x16Neon, tilex6x16Neon},
+// tilex7x8Neon is the f32 tile of 7 rows by 8 columns.
+//
+//go:noescape
+func tilex7x8Neon(t *tileArgs)
+
+// tilex8x8Neon is the f32 tile of 8 rows by 8 columns.
+//
+//go:noescape
+func tilex8x8Neon(t *tileArgs)
+
+// tilex9x8Neon is the f32 tile of 9 rows by 8 columns.
+//
+//go:noescape
+func tilex9x8Neon(t *tileArgs)
+
+// tilex10x8Neon is the f32 tile of 10 rows by 8 columns.
+//
+//go:noescape
+func tilex10x8Neon(t *tileArgs)
+
+// tilex11x8Neon is the f32 tile of 11 rows by 8 columns.
+//
+//go:noescape
+func tilex11x8Neon(t *tileArgs)
+
+// tilex12x8Neon is the f32 tile of 12 rows by 8 columns.
+//
+//go:noescape
+func tilex12x8Neon(t *tileArgs)
+
+var tileNeon = [...][13]func(*tileArgs){
+	{nil, tilex1x8Neon, tilex2x8Neon, tilex3x8Neon, tilex4x8Neon, tilex5x8Neon, tilex6x8Neon, tilex7x8Neon, tilex8x8Neon, tilex9x8Neon, tilex10x8Neon, tilex11x8Neon, tilex12x8Neon},
 }

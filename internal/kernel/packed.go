@@ -6,11 +6,12 @@ import (
 )
 
 const (
-	panel     = 32  // columns of a panel of a packed operand
-	halfPanel = 16  // columns of a last panel that needs no more
-	smallRows = 4   // rows of a product that widens 16-bit weights in the tile itself, at most
-	maxRows   = 14  // rows of the largest tile of any set
-	kBlock    = 272 // depth of a panel's slice that stays in the first-level cache, at most
+	panel        = 32  // columns of a panel of a packed operand
+	halfPanel    = 16  // columns of a last panel that needs no more
+	quarterPanel = 8   // the same
+	smallRows    = 4   // rows of a product that widens 16-bit weights in the tile itself, at most
+	maxRows      = 14  // rows of the largest tile of any set
+	kBlock       = 272 // depth of a panel's slice that stays in the first-level cache, at most
 )
 
 // Packed is an immutable right operand of Gemm: N outputs by K inputs, in the layout the
@@ -39,12 +40,21 @@ func (p *Packed) Bytes() int {
 	return 4*len(p.f32) + 2*len(p.u16) + len(p.i8) + 4*len(p.scale) + 4*len(p.sums)
 }
 
-// paddedN is n rounded up to whole panels, the last of which may be a half.
-func paddedN(n int) int { return (n + halfPanel - 1) / halfPanel * halfPanel }
+// paddedN is n rounded up to whole panels, the last of which may be a half or a quarter.
+func paddedN(n int) int {
+	j := n / panel * panel
+	if j == n {
+		return n
+	}
+	return j + panelWidth(n, j)
+}
 
 // panelWidth is the width of the panel that starts at column j of n.
 func panelWidth(n, j int) int {
-	if n-j <= halfPanel {
+	switch {
+	case n-j <= quarterPanel:
+		return quarterPanel
+	case n-j <= halfPanel:
 		return halfPanel
 	}
 	return panel
@@ -101,7 +111,7 @@ func newPacked(n, k int, dt DType) *Packed {
 	case F32:
 		p.f32 = make([]float32, pn*k)
 	case F16W, BF16W:
-		p.u16 = make([]uint16, pn*k)
+		p.u16 = make([]uint16, pn*k+quarterPanel) // widening takes 16 at a time
 	case BF16:
 		p.u16 = make([]uint16, pn*((k+1)/2*2))
 	case Int8:

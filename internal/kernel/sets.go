@@ -18,7 +18,14 @@ type tileArgs struct {
 	bks  int      // 40
 	acc  int      // 48; 0 starts from zero
 	rows int      // 56
-	cols int      // 64; 16 or 32
+	cols int      // 64; 8, 16 or 32
+
+	// What a tile may prefetch, a line a step of k: from pre on in steps of so many bytes, and
+	// the tile's rows and columns at touch, of a matrix with row stride ldt in bytes.
+	pre   *float32 // 72; nil for none
+	step  int      // 80
+	touch *float32 // 88; nil for none
+	ldt   int      // 96
 }
 
 // set is one set of kernels. Lengths n are multiples of lanes unless said otherwise.
@@ -60,11 +67,6 @@ type set struct {
 
 	gridScores, gridWeights func(*gridTileArgs)
 	gridBias                func(*gridQueryTile)
-
-	// touch prefetches 32 columns of rows for writing, fetch n values for reading; nil for
-	// none.
-	touch func(dst *float32, ldd, rows int)
-	fetch func(src *float32, n int)
 
 	// finish writes c·scale + bias (+ res, unless nil) for rows × 32 columns.
 	finish func(dst *float32, ldd int, c, bias, res *float32, ldr, rows int, scale float32)

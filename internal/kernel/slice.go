@@ -10,7 +10,7 @@ func (p *Packed) slice(s *scratch, set *set, col, width, k0, k int) *float32 {
 	case F32:
 		return &p.f32[col*p.k+k0*width]
 	case F16W, BF16W:
-		b := grow(&s.b, k*width)
+		b := grow(&s.b, (k*width+15)/16*16)
 		set.widen[isBF16[p.dt]](&b[0], &p.u16[col*p.k+k0*width], len(b))
 		return &b[0]
 	case BF16:

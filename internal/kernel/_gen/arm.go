@@ -18,8 +18,10 @@ func (v *vec) word(code uint32, name string, d, n, m int) {
 	v.op("WORD $0x%08x // %s V%d, V%d, V%d", code|uint32(m)<<16|uint32(n)<<5|uint32(d), name, m, n, d)
 }
 
-// fmaLane0 is d += a·(lane 0 of b).
-func (v *vec) fmaLane0(d, a, b int) { v.word(0x4f801000, "FMLA lane 0", d, a, b) }
+// fmaLane is d += a·(lane of b).
+func (v *vec) fmaLane(d, a, b, lane int) {
+	v.word(0x4f801000|uint32(lane&1)<<21|uint32(lane>>1)<<11, fmt.Sprintf("FMLA lane %d", lane), d, a, b)
+}
 
 // armRegisters stand for the registers that the loops are written with.
 var armRegisters = map[string]string{"AX": "R0", "BX": "R1", "CX": "R2", "DX": "R3", "SI": "R4", "DI": "R5"}

@@ -2,15 +2,18 @@ package main
 
 import "fmt"
 
-// evex writes an AVX-512 instruction of opcode map 0F38 on three 512-bit registers that the
-// assembler does not know: prefix pp is 1 for 66, 2 for F3, 3 for F2.
+// evex writes an AVX-512 instruction of opcode map 0F38 on three registers that the assembler
+// does not know: prefix pp is 1 for 66, 2 for F3, 3 for F2.
 func (v *vec) evex(name string, pp, opcode, dst, src1, src2 int) {
 	inv := func(x, bit int) int { return 1 - x>>bit&1 }
 	p0 := inv(dst, 3)<<7 | inv(src2, 4)<<6 | inv(src2, 3)<<5 | inv(dst, 4)<<4 | 2
 	p1 := (^src1&15)<<3 | 1<<2 | pp
 	p2 := 0x40 | inv(src1, 4)<<3
+	if v.reg == "Y" {
+		p2 = 0x20 | inv(src1, 4)<<3
+	}
 	modrm := 0xc0 | dst&7<<3 | src2&7
-	v.op("LONG $0x%02x%02x%02x62; WORD $0x%02x%02x // %s Z%d, Z%d, Z%d", p2, p1, p0, modrm, opcode, name, src2, src1, dst)
+	v.op("LONG $0x%02x%02x%02x62; WORD $0x%02x%02x // %s %s, %s, %s", p2, p1, p0, modrm, opcode, name, v.r(src2), v.r(src1), v.r(dst))
 }
 
 // dpbf16 is dst += Σ over pairs of bfloat16 a·b.
@@ -27,15 +30,15 @@ func emitDots512(v *vec) {
 		op        func(acc, a, b int)
 	}{
 		{"tileBF16", "bfloat16", v.dpbf16},
-		{"tileInt8", "uint8 by int8", func(acc, a, b int) { v.op("VPDPBUSD Z%d, Z%d, Z%d", b, a, acc) }},
+		{"tileInt8", "uint8 by int8", func(acc, a, b int) { v.op("VPDPBUSD %s, %s, %s", v.r(b), v.r(a), v.r(acc)) }},
 	}
 	for _, f := range families {
-		for _, width := range []int{16, 32} {
+		for _, width := range widths {
 			for rows := 1; rows <= 14; rows++ {
 				tile512(v, f.name, f.doc, rows, width, 2, nil, f.op)
 			}
 		}
-		tileTable(v, f.name, []int{16, 32}, 14)
+		tileTable(v, f.name, widths, 14)
 		emitPeak(v, "peak"+f.name[4:], "runs n times 12 products of "+f.doc+".", f.op)
 	}
 

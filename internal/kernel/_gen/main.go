@@ -42,8 +42,6 @@ func generate() map[string]string {
 		switch v.name {
 		case "avx512":
 			emitTiles512(v)
-			emitTouch(v)
-			emitFetch(v)
 			emitTranspose512(v)
 			emitDots512(v)
 		case "avx2":

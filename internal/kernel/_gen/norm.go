@@ -212,35 +212,3 @@ func emitFinish(v *vec) {
 	v.op("JNZ %s", loop)
 	v.ret()
 }
-
-// emitTouch writes the prefetch of 128 bytes a row for writing.
-func emitTouch(v *vec) {
-	v.fn("touch", "prefetches 32 columns of rows for writing; the stride is in values.", "dst *float32, ldd, rows int", 24)
-	v.op("MOVQ dst+0(FP), DI")
-	v.op("MOVQ ldd+8(FP), R8")
-	v.op("MOVQ rows+16(FP), CX")
-	v.op("SHLQ $2, R8")
-	loop := v.label("loop")
-	v.at(loop)
-	for _, o := range []int{0, 64, 127} {
-		v.op("BYTE $0x0f; BYTE $0x0d; BYTE $0x4f; BYTE $%d // PREFETCHW %d(DI)", o, o)
-	}
-	v.op("ADDQ R8, DI")
-	v.op("DECQ CX")
-	v.op("JNZ %s", loop)
-	v.op("RET")
-}
-
-// emitFetch writes the prefetch of a run of values.
-func emitFetch(v *vec) {
-	v.fn("fetch", "prefetches n values into the second-level cache.", "src *float32, n int", 16)
-	v.op("MOVQ src+0(FP), SI")
-	v.op("MOVQ n+8(FP), CX")
-	loop := v.label("loop")
-	v.at(loop)
-	v.op("PREFETCHT1 (SI)")
-	v.op("ADDQ $64, SI")
-	v.op("SUBQ $16, CX")
-	v.op("JG %s", loop)
-	v.op("RET")
-}
