@@ -194,38 +194,18 @@ func (m *pictureModel) pictures(ctx context.Context, in media.Input) (out []func
 	if err != nil {
 		return nil, 0, nil, err
 	}
-	h, w := 0, 0 // the size to which the reference pads them all
 	for _, p := range prepared.Pictures {
-		h, w = max(h, p.H), max(w, p.W)
-	}
-	for _, p := range prepared.Pictures {
-		out = append(out, func() conditioned.Pictures { return conditioned.Pictures{Pixels: m.pixels(p, h, w)} })
+		out = append(out, func() conditioned.Pictures { return conditioned.Pictures{Pixels: m.pixels(p)} })
 	}
 	return out, 1, append(slices.Clone(img.Notes), prepared.Notes...), nil
 }
 
-// pixels is a picture as the tower reads it, 1×H×W×3. A tower of native aspect ratio counts a
-// patch that is part padding as real and passes over one that is all padding: it is given the
-// real ones alone, of those that a picture padded to padH×padW has.
-func (m *pictureModel) pixels(p *imagefile.RGB, padH, padW int) tensor.Tensor {
-	x := vision.ChannelsLast(m.processor.Normalise([]*imagefile.RGB{p}).Values)
-	t := m.net.Tower.Config
-	if t.Kind != vision.Idefics2 {
-		return x
-	}
-	h, w := realPatches(p.H, padH, t.Patch)*t.Patch, realPatches(p.W, padW, t.Patch)*t.Patch
-	if h == p.H && w == p.W {
-		return x
-	}
-	out := tensor.New(1, h, w, 3)
-	for y := range min(h, p.H) {
-		copy(out.Data[3*y*w:][:3*min(w, p.W)], x.Data[3*y*p.W:])
-	}
-	return out
+// pixels is a picture as the tower reads it, 1×H×W×3. The reference pads the parts of a file to
+// one size and masks every patch that is not whole, so each part alone, whose incomplete
+// patches the tower leaves out, has the same real ones.
+func (m *pictureModel) pixels(p *imagefile.RGB) tensor.Tensor {
+	return vision.ChannelsLast(m.processor.Normalise([]*imagefile.RGB{p}).Values)
 }
-
-// realPatches is the number of patches along n pixels padded to pad that hold any of them.
-func realPatches(n, pad, patch int) int { return max(min((n+patch-1)/patch, pad/patch), 1) }
 
 // Encode returns the latents of the pictures, one after the other: (P·n)×W.
 func (m *pictureModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*Encoding, error) {
