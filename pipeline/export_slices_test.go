@@ -1,4 +1,5 @@
 package pipeline
 
-// SliceSizes is sliceSizes, for the tests outside.
-var SliceSizes = sliceSizes
+// SliceSizes are the heights and widths that MiniCPM-V's published slicing makes of a w×h
+// picture.
+func SliceSizes(w, h int) [][2]int { return (&slicer{side: 448, patch: 14, most: 9}).sizes(w, h) }

@@ -31,6 +31,7 @@ type pictureModel struct {
 	base
 	net       *conditioned.Model
 	processor *modality.ImageProcessor
+	slicer    *slicer              // MiniCPM-V; nil for others
 	tok       *tokenizer.Tokenizer // nil without a tokenizer.json
 	family    pictureFamily
 	stop      []int
@@ -57,10 +58,13 @@ func openPictures(_ context.Context, d *Dir, s weights.Scope, opt Options) (Mode
 			m.info.SoftTokenKind = string(feed.SoftTokens)
 		}
 	}
-	if l.family.name != sliced { // MiniCPM-V's own processor class is code, see slices448
-		if m.processor, err = readProcessor(d); err != nil {
-			return nil, err
-		}
+	if l.family.convention == feed.MiniCPMVText {
+		m.slicer, m.processor, err = readSlicer(d)
+	} else {
+		m.processor, err = readProcessor(d)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if m.processor == nil {
 		if m.processor, err = l.family.preset(net.Tower.Config); err != nil {
@@ -91,8 +95,8 @@ func (m *pictureModel) Plan(ctx context.Context, it Item) (Plan, error) {
 			return plan, err
 		}
 		pictures := m.processor.Sizes(cost.Width, cost.Height)
-		if m.family.name == sliced {
-			pictures = sliceSizes(cost.Width, cost.Height)
+		if m.slicer != nil {
+			pictures = m.slicer.sizes(cost.Width, cost.Height)
 		}
 		if i == 0 {
 			plan.Cost = cost
@@ -176,8 +180,8 @@ func (m *pictureModel) encode(ctx context.Context, a *tensor.Arena, parts []Part
 // pictures prepares one file: one picture, or the parts that a family splits it into. Each is
 // made numbers when it is its turn.
 func (m *pictureModel) pictures(ctx context.Context, in media.Input) (out []func() conditioned.Pictures, cols int, notes []string, err error) {
-	if m.family.name == sliced {
-		list, cols, notes, err := slices448(ctx, m.processor, in)
+	if m.slicer != nil {
+		list, cols, notes, err := m.slicer.pictures(ctx, m.processor, in)
 		for _, pic := range list {
 			out = append(out, func() conditioned.Pictures { return pic })
 		}
@@ -270,7 +274,7 @@ func (m *pictureModel) Generate(ctx context.Context, p Prompt, opt GenerateOptio
 			return nil, err
 		}
 	}
-	text, err := m.family.text(pieces, pictures, latents)
+	text, err := m.text(pieces, pictures, latents)
 	if err != nil {
 		return nil, err
 	}
@@ -329,16 +333,13 @@ var pictureFamilies = map[string]pictureFamily{
 	"idefics2": {"idefics2", feed.Idefics2Text, "User:<image>Describe this image.<end_of_utterance>\nAssistant:", []string{"</s>", "<end_of_utterance>"},
 		[]string{"<fake_token_around_image>", "<image>"}},
 	"ip_adapter_plus": {"clip", "", "", nil, nil},
-	"minicpmv": {sliced, feed.MiniCPMVText, "<|im_start|>user\n<image>\nDescribe this image.<|im_end|>\n<|im_start|>assistant\n",
+	"minicpmv": {"siglip", feed.MiniCPMVText, "<|im_start|>user\n<image>\nDescribe this image.<|im_end|>\n<|im_start|>assistant\n",
 		[]string{"<|im_end|>", "<|endoftext|>"}, []string{"<unk>"}},
 }
 
 // preset is the family's published preprocessing, for a directory without a
 // preprocessor_config.json. Its sizes are the published ones.
 func (f pictureFamily) preset(t vision.Config) (*modality.ImageProcessor, error) {
-	if f.name == sliced {
-		return modality.ImagePreset("siglip") // its levels; the sizes are made by slicing
-	}
 	if f.name == "idefics2" || t.Image == publishedSide {
 		return modality.ImagePreset(f.name)
 	}
@@ -362,21 +363,24 @@ func idsOf(t *tokenizer.Tokenizer, tokens []string) []int {
 	return ids
 }
 
-// mark is the text that stands for one file. MiniCPM-V writes the whole picture, then its
-// slices row by row.
-func (f pictureFamily) mark(s split, latents int) (string, error) {
-	if f.convention != feed.MiniCPMVText {
-		return feed.Placeholders(f.convention, s.n, latents)
+// mark is the text that stands for file i. MiniCPM-V writes its number, the whole picture, then
+// its slices row by row.
+func (m *pictureModel) mark(i int, s split, latents int) (string, error) {
+	if m.slicer == nil {
+		return feed.Placeholders(m.family.convention, s.n, latents)
 	}
-	mark, err := feed.Placeholders(f.convention, 1, latents)
+	mark, err := feed.Placeholders(m.family.convention, 1, latents)
 	if err != nil {
 		return "", err
 	}
 	slice := strings.NewReplacer("<image>", "<slice>", "</image>", "</slice>").Replace(mark)
 	var b strings.Builder
+	if m.slicer.ids {
+		fmt.Fprintf(&b, "<image_id>%d</image_id>", i)
+	}
 	b.WriteString(mark)
-	for i := range s.n - 1 {
-		if i > 0 && i%s.cols == 0 {
+	for k := range s.n - 1 {
+		if k > 0 && k%s.cols == 0 {
 			b.WriteByte('\n')
 		}
 		b.WriteString(slice)
@@ -386,11 +390,11 @@ func (f pictureFamily) mark(s split, latents int) (string, error) {
 
 // text puts the family's placeholders between the pieces of a prompt; neighbouring fake tokens
 // are merged.
-func (f pictureFamily) text(pieces []string, pictures []split, latents tensor.Tensor) (string, error) {
+func (m *pictureModel) text(pieces []string, pictures []split, latents tensor.Tensor) (string, error) {
 	var b strings.Builder
 	for i, piece := range pieces {
 		if i > 0 {
-			mark, err := f.mark(pictures[i-1], latents.Dim(1))
+			mark, err := m.mark(i-1, pictures[i-1], latents.Dim(1))
 			if err != nil {
 				return "", err
 			}

@@ -76,6 +76,7 @@ func parse(config []byte) (configs, error) {
 	var p struct {
 		ModelType    string `json:"model_type"`
 		UseResampler *bool  `json:"use_resampler"`
+		DropLast     bool   `json:"drop_vision_last_layer"` // MiniCPM-V
 	}
 	if err := json.Unmarshal(config, &p); err != nil {
 		return configs{}, fmt.Errorf("conditioned: config: %w", err)
@@ -98,6 +99,9 @@ func parse(config []byte) (configs, error) {
 	var err error
 	if c.tower, err = vision.ParseConfig(config); err != nil {
 		return c, err
+	}
+	if p.DropLast && p.ModelType == "minicpmv" && c.tower.Layers > 1 {
+		c.tower.Layers--
 	}
 	if c.resampler, err = resampler.ParseConfig(config); err != nil {
 		return c, err
