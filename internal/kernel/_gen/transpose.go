@@ -17,6 +17,10 @@ func transposeHead(v *vec, most int) {
 	v.op("SHLQ $2, R9")
 }
 
+// transposeAhead is how many blocks of 16 columns ahead lines are fetched: what is transposed
+// was often written by another core, and so was where it goes.
+const transposeAhead = 3
+
 // emitTranspose512 writes the transpose of up to 16 rows, 16 columns at a time. K1 masks the
 // columns left, K2 the rows.
 func emitTranspose512(v *vec) {
@@ -26,6 +30,10 @@ func emitTranspose512(v *vec) {
 	v.op("SHLL CX, AX")
 	v.op("DECL AX")
 	v.op("KMOVW AX, K2")
+	v.op("MOVQ R8, R11")
+	v.op("SHLQ $4, R11")
+	v.op("IMULQ $%d, R11", transposeAhead)
+	v.op("ADDQ DI, R11") // where lines are fetched for writing
 	block, end := v.label("block"), v.label("end")
 	v.at(block)
 	v.op("TESTQ DX, DX")
@@ -37,6 +45,8 @@ func emitTranspose512(v *vec) {
 	v.op("SHLL CX, AX")
 	v.op("DECL AX")
 	v.op("KMOVW AX, K1")
+	v.op("CMPQ DX, $%d", transposeAhead*16)
+	v.op("CMOVQLE DI, R11") // none so far ahead
 	loaded := v.label("loaded")
 	v.op("MOVQ SI, BX")
 	for r := range 16 {
@@ -48,6 +58,7 @@ func emitTranspose512(v *vec) {
 			v.op("JLE %s", loaded)
 		}
 		v.op("VMOVUPS.Z (BX), K1, Z%d", r)
+		v.op("PREFETCHT0 %d(BX)", transposeAhead*64)
 		v.op("ADDQ R9, BX")
 	}
 	v.at(loaded)
@@ -86,6 +97,8 @@ func emitTranspose512(v *vec) {
 		}
 		v.op("VMOVUPS Z%d, K2, (DI)", c)
 		v.op("ADDQ R8, DI")
+		v.op("BYTE $0x41; BYTE $0x0f; BYTE $0x0d; BYTE $0x0b // PREFETCHW (R11)")
+		v.op("ADDQ R8, R11")
 	}
 	v.at(stored)
 	v.op("ADDQ $64, SI")
