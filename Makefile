@@ -36,8 +36,11 @@ generate: ## the assembly, from its generator
 torch-check: build ## our .pt files read by a real torch (needs python3 with torch)
 	python3 tools/torch_check.py bin/mmserve
 
-soak: build ## an hour at capacity, 1 % hostile inputs; fails on a wrong answer or growing memory (SOAK=seconds of each of two halves)
-	bin/mmserve load --rates 0.8,0.8 --seconds $(or $(SOAK),1800) --hostile 0.01 --check
+soak: build ## SOAK (default an hour) at capacity, 1 % hostile clients; fails on a wrong answer, an unexpected status or growth
+	bin/mmserve load --soak $(or $(SOAK),1h) --hostile 0.01 --hostile-files testdata/media $(SOAK_FLAGS) \
+		testdata/media/text/udhr_eng.txt testdata/media/image/go-video-001.q50.422.progressive.jpeg testdata/samples/emoji-1f475.png \
+		testdata/media/audio/fsdd-7_george_0.wav testdata/samples/esc10-dog_bark.mp3 \
+		testdata/samples/shape-seat.ply testdata/media/pointcloud/pyntcloud-diamond.ply
 
 overload: build ## goodput, latency and shed share at 0.5, 1, 2 and 5 times capacity
 	bin/mmserve load --seconds 10 testdata/media/text/udhr_eng.txt testdata/media/image/go-video-001.rgb.jpeg testdata/media/audio/fsdd-7_george_0.wav

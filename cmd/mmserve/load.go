@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -29,6 +30,10 @@ type loadFlags struct {
 	hostile  float64
 	check    bool
 	json     bool
+
+	soak         time.Duration
+	threads      int
+	hostileFiles string
 }
 
 // stageReport is what one rate did to the server.
@@ -55,9 +60,12 @@ func load(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	fs.StringVar(&f.rates, "rates", "0.5,1,2,5", "rates, in multiples of capacity")
 	fs.Float64Var(&f.seconds, "seconds", 10, "length of each rate")
 	fs.Float64Var(&f.capacity, "capacity", 0, "requests a second that count as capacity; 0 measures it first")
-	fs.Float64Var(&f.hostile, "hostile", 0, "share of broken inputs among the requests")
+	fs.Float64Var(&f.hostile, "hostile", 0, "share of broken inputs, and in a soak of hostile clients, among the requests")
 	fs.BoolVar(&f.check, "check", false, "fail on a wrong answer, a failed request, growing memory, or goodput that falls under overload")
 	fs.BoolVar(&f.json, "json", false, "print JSON")
+	fs.DurationVar(&f.soak, "soak", 0, "drive the server at its capacity for so long instead, and fail on a wrong answer, an unexpected status or growth")
+	fs.StringVar(&f.hostileFiles, "hostile-files", "", "`DIR` of files for the hostile part of a soak; those the server takes are left out")
+	fs.IntVar(&f.threads, "threads", 0, "threads of the server that is started; 0 means all cores")
 	files, err := parse(fs, args)
 	if err != nil {
 		return err
@@ -74,7 +82,7 @@ func load(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 		return usagef("--seconds wants more than 0, --hostile a share below 1")
 	}
 	if f.url == "" {
-		url, stop, err := startServer(ctx)
+		url, stop, err := startServer(ctx, f.threads)
 		if err != nil {
 			return err
 		}
@@ -89,6 +97,17 @@ func load(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 		if f.capacity, err = g.capacity(ctx, min(5*time.Second, time.Duration(f.seconds*float64(time.Second)))); err != nil {
 			return err
 		}
+	}
+	if f.soak > 0 {
+		g.loadFlags = f
+		report, err := g.soak(ctx, files, f.soak, e.stderr)
+		if err != nil && report == nil {
+			return err
+		}
+		if err := report.print(e.stdout, f.json); err != nil {
+			return err
+		}
+		return cmp.Or(err, report.verdict())
 	}
 	var reports []stageReport
 	for _, r := range rates {

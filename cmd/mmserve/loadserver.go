@@ -8,16 +8,17 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"time"
 )
 
 // startServer starts this program as a server on a free port of this machine.
-func startServer(ctx context.Context) (url string, stop func(), err error) {
+func startServer(ctx context.Context, threads int) (url string, stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, "serve", "--addr", "127.0.0.1:0", "--log-level", "info")
+	cmd := exec.CommandContext(ctx, self, "serve", "--addr", "127.0.0.1:0", "--log-level", "info", "--threads", strconv.Itoa(threads))
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	log, err := cmd.StderrPipe()

@@ -180,3 +180,14 @@ func (w *wire) close() {
 		c.Close()
 	}
 }
+
+// rest closes the idle connections.
+func (w *wire) rest() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.idle {
+		c.Close()
+		delete(w.open, c)
+	}
+	w.idle = nil
+}

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -87,7 +86,7 @@ func newDaemon(s *settings, e *env) (*daemon, error) {
 	}
 	slots := s.slots
 	if slots == 0 {
-		slots = runtime.GOMAXPROCS(0)
+		slots = kernel.Threads()
 	}
 	d.server = &api.Server{
 		Store: store, Default: def, Keys: d.keys, Log: d.log, MaxBody: s.maxBody, MaxItems: s.maxItems,

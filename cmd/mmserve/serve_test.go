@@ -364,3 +364,33 @@ func TestLoad(t *testing.T) {
 		t.Errorf("%v: %s", err, out.String())
 	}
 }
+
+// A short soak: answers stay the same bit for bit, hostile clients are refused, nothing stays
+// behind. The long one is make soak.
+func TestSoak(t *testing.T) {
+	d := startDaemon(t)
+	var out bytes.Buffer
+	code := run(t.Context(), []string{"load", "--url", d.url, "--capacity", "60", "--soak", "1s", "--hostile", "0.5", "--json",
+		"--hostile-files", "../../testdata/media/image", "../../testdata/samples/emoji-1f475.png"}, &env{stdout: &out, stderr: t.Output()})
+	var r soakReport
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil || code != 0 {
+		t.Fatalf("status %d, %v: %s", code, err, out.String())
+	}
+	if r.Right == 0 || r.Wrong+r.Failed+r.Harmed > 0 || r.Refused == 0 || len(r.Mischief) == 0 || r.Peak.RSS == 0 {
+		t.Errorf("%+v", r)
+	}
+	for _, bad := range []soakReport{
+		{},
+		{Right: 1, Wrong: 1},
+		{Right: 1, Failed: 1},
+		{Right: 1, Harmed: 1},
+		{Right: 1, Early: usage{RSS: 100 << 20}, Late: usage{RSS: 130 << 20}},
+		{Right: 1, Early: usage{Heap: 100 << 20}, Late: usage{Heap: 130 << 20}},
+		{Right: 1, Idle: usage{Files: 10}, After: usage{Files: 100}},
+		{Right: 1, Idle: usage{Goroutines: 10}, After: usage{Goroutines: 100}},
+	} {
+		if bad.verdict() == nil {
+			t.Errorf("passes: %+v", bad)
+		}
+	}
+}
