@@ -189,6 +189,15 @@ def ids_of(texts, c, limit=60):
     return x
 
 
+def batches(rng, text, cum, n):
+    """Endless batches of n indices into text, drawn by the cumulative weights cum; texts of like length together."""
+    while True:
+        k = np.searchsorted(cum, rng.random(8 * n)).clip(0, len(text) - 1)
+        k = k[np.argsort([len(text[i].encode()) for i in k], kind="stable")]
+        for j in rng.permutation(8):
+            yield k[j * n:(j + 1) * n]
+
+
 def loss_of(lg, ids):
     return F.cross_entropy(lg[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), ignore_index=0)
 
@@ -218,8 +227,9 @@ def collect(net, b, d, views, deadline):
             x, c, _ = b.emoji(96)
             put("emoji", latents(net, "image", x), [rows[k]["label"] for k in c])
         for _ in range(8):
-            x, y, i = b.shapes(32)
-            put("shape", latents(net, "pointcloud", x), [d["shapes"]["caption"][k] for k in i])
+            x, y, i, _, keep = b.shapes(32)
+            sel = np.flatnonzero(keep == 1)
+            put("shape", latents(net, "pointcloud", x[sel]), [d["shapes"]["caption"][k] for k in i[sel]])
         x, y = b.cifar(128)
         put("cifar10", latents(net, "image", x), [D.CAPTION[D.CIFAR[k]] for k in y])
         x, y = b.sounds(32, 16)
@@ -319,8 +329,12 @@ def main():
         cap.load_state_dict(torch.load(lm_file))
         print("byte LM: kept", flush=True)
     else:
+        draw = batches(rng, corpus, np.arange(1, len(corpus) + 1) / len(corpus), args.batch)
+
         def lm_batch():
-            return loss_of(*(lambda x: (cap(x), x))(ids_of([corpus[k] for k in rng.integers(0, len(corpus), args.batch)], cap.c)))
+            x = ids_of([corpus[k] for k in next(draw)], cap.c)
+            return loss_of(cap(x), x)
+
         fit("lm", cap.lm_parameters(), lm_batch, start + args.lm_part * (end - start), args.steps // 2, 3e-3)
         torch.save(cap.state_dict(), lm_file)
     if args.lm_only:
@@ -328,7 +342,7 @@ def main():
 
     net, z, text, weight = phase1()
     weight = weight / weight.sum()
-    cum = np.cumsum(weight)
+    draw = batches(rng, text, np.cumsum(weight), args.batch)
 
     # which caption it is, read off the mean soft token: a short way to the resampler, dropped afterwards
     known = {t: i for i, t in enumerate(sorted(set(text)))}
@@ -336,7 +350,7 @@ def main():
     guess = nn.Linear(cfg["resampler"]["dim"], len(known))
 
     def batch():
-        k = np.searchsorted(cum, rng.random(args.batch)).clip(0, len(text) - 1)
+        k = next(draw)
         x = ids_of([text[i] for i in k], cap.c)
         zz = z[torch.from_numpy(k)].float()
         soft = cap.resampler(zz + 0.1 * torch.randn_like(zz) * zz.std())

@@ -232,7 +232,7 @@ class Batches:
                 xyz, nrm = xyz * [-1, 1, 1], nrm * [-1, 1, 1]
             rot = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
             tilt = r.normal(0, 0.05, (3, 3)) + np.eye(3)
-            xyz = (xyz @ rot.T @ tilt.T) * r.uniform(.85, 1.0, 3) + r.normal(0, .01, (m, 3))
+            xyz = (xyz @ rot.T @ tilt.T) * r.uniform(.7, 1.3, 3) + r.normal(0, .01, (m, 3))
             nrm = (nrm @ rot.T).astype(np.float32) if r.random() < 0.7 else None
             rgb = None
             if r.random() < 0.6:
@@ -240,7 +240,15 @@ class Batches:
             out[j] = D.point_rows(xyz, nrm, rgb)
             if r.random() < 0.5:  # scale and place are never exact
                 out[j] = self.moved(out[j])
-        return torch.from_numpy(out), s["y"][i], i
+        # in the second half, some clouds get up to half of another's points, and that part of its label
+        other, keep = np.arange(n), np.ones(n, np.float32)
+        alone = out.copy()
+        for j in range(-(-n // 2), n):
+            if r.random() < 0.6:
+                other[j] = k = r.integers(0, n)
+                c = int(m * r.uniform(0, 0.5))
+                out[j, :c], keep[j] = alone[k, :c], 1 - c / m
+        return torch.from_numpy(out), s["y"][i], i, other, keep
 
     def moved(self, rows):
         r = self.rng
@@ -381,11 +389,11 @@ def step_loss(net, proxies, b, size):
             target[name] = np.stack([b.class_target[names[k]] for k in y])
 
     if size["shape"]:
-        xp, yp, pi = b.shapes(size["shape"])
+        xp, yp, pi, other, keep = b.shapes(size["shape"])
         rows, _ = net.modalities["pointcloud"](xp)
-        add("shape", net.attend_input(rows), y=yp)
+        add("shape", net.attend_input(rows), y=yp, other=yp[other], keep=torch.from_numpy(keep))
         links["shape"] = [word(b.d["shapes"]["caption"][i]) for i in pi[:-(-len(pi) // 2)]]
-        target["shape"] = b.shape_target[pi]
+        target["shape"] = b.shape_target[pi] | b.shape_target[pi[other]]
 
     a, ya = b.intents("snips", size["snips"])
     c, ycl = b.intents("clinc150", size["clinc150"])
@@ -433,6 +441,10 @@ def step_loss(net, proxies, b, size):
         if t["name"] == "emoji":
             cat = [b.category.index(b.d["emoji_rows"][c]["category"]) for c in t["concept"]]
             losses["emoji_category"] = ce(h["emoji_category"], cat)
+        elif t["name"] == "shape":
+            each = [F.cross_entropy(h["shape"].float(), torch.as_tensor(y), label_smoothing=SMOOTH["shape"], ignore_index=-1, reduction="none")
+                    for y in (t["y"], t["other"])]
+            losses["shape"] = (t["keep"] * each[0] + (1 - t["keep"]) * each[1]).sum() / max(1, int((t["y"] >= 0).sum()))
         elif t["name"] != "captions":
             losses[t["name"]] = ce(h[t["name"]], t["y"], SMOOTH.get(t["name"], 0.02))
         if "audio_kind" in h:
@@ -460,9 +472,9 @@ WEIGHT = {"cifar10": 1.5, "emoji_category": 0.1, "digit": 0.4, "esc10": 0.4, "au
           "clinc150": 0.8, "language": 0.5, "masked_bytes": 0.2, "contrast": 0.7, "proxy emoji": 1.0, "proxy name emoji": 0.5,
           "proxy esc10": 0.1, "proxy shape": 0.2, "proxy cifar10": 0.05, "proxy digit": 0.05, "proxy name esc10": 0.03,
           "proxy name shape": 0.1, "proxy name cifar10": 0.03, "proxy name digit": 0.03}
-SIZE = {"cifar10": 64, "emoji": 64, "digit": 10, "esc10": 6, "shape": 24, "snips": 4, "clinc150": 24, "language": 10, "masked_bytes": 2}
+SIZE = {"cifar10": 64, "emoji": 64, "digit": 8, "esc10": 6, "shape": 36, "snips": 4, "clinc150": 24, "language": 10, "masked_bytes": 2}
 SMOOTH = {"cifar10": 0.05, "clinc150": 0.05, "shape": 0.1, "esc10": 0.05}
-DROP = {"shape": 0.15, "esc10": 0.15, "clinc150": 0.1}
+DROP = {"shape": 0.3, "esc10": 0.15, "clinc150": 0.1}
 
 
 # ---- validation ----------------------------------------------------------------------------------
