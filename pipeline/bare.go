@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/mmserve/mmserve/modality"
+	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/perceiver"
 	"github.com/mmserve/mmserve/weights"
 )
@@ -30,62 +31,99 @@ func openBare(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model, e
 	return m, nil
 }
 
-// Plan says what an array costs.
+// Plan says what rows cost, from their header alone.
 func (m *bareModel) Plan(ctx context.Context, it Item) (Plan, error) {
-	r, cost, done, err := m.rows(ctx, it)
+	src, err := m.source(it)
 	if err != nil {
 		return Plan{}, err
 	}
-	defer done()
-	n, c := r.Dims()
-	return Plan{Cost: cost, FLOPs: encoderFLOPs(m.net.Config, n, c)}, nil
+	cost, err := src.plan(ctx, m.net.Config.ModelDim)
+	if err != nil {
+		return Plan{}, err
+	}
+	return Plan{Cost: cost, FLOPs: encoderFLOPs(m.net.Config, cost.Rows, cost.RowChannels)}, nil
+}
+
+// rowSource is an item that is to become rows: an array, or a medium with its adapter.
+type rowSource struct {
+	in      media.Input
+	header  media.Header
+	name    string           // of the medium
+	adapter modality.Adapter // nil for an array
+}
+
+func (m *bareModel) source(it Item) (s rowSource, err error) {
+	p, err := one(it, "array")
+	if err != nil {
+		return s, err
+	}
+	s.in = p.Input
+	s.in.Limits = m.limits
+	if s.header, err = s.in.Header(); err != nil || isArray(p, s.header) {
+		return s, err
+	}
+	if s.name = p.Modality; s.name == "" {
+		if s.name, _, err = modality.Detect(s.header); err != nil {
+			return s, err
+		}
+	}
+	s.adapter, err = modality.New(s.name, p.Options)
+	return s, err
+}
+
+// plan refuses rows of another width than the network's.
+func (s rowSource) plan(ctx context.Context, width int) (modality.Cost, error) {
+	if s.adapter == nil {
+		cost, _, err := arrayCost(s.header, matrixOf(width))
+		return cost, err
+	}
+	cost, err := s.adapter.Plan(ctx, s.header)
+	if err == nil && cost.RowChannels != width {
+		err = s.refuse(cost.RowChannels, width)
+	}
+	return cost, err
+}
+
+func (s rowSource) refuse(got, want int) error {
+	return fmt.Errorf("pipeline: %w: %s rows of %d channels, want %d", ErrInput, s.name, got, want)
+}
+
+// matrixOf accepts M×width and 1×M×width.
+func matrixOf(width int) func([]int) error {
+	return func(s []int) error {
+		if n := len(s); n < 2 || n > 3 || n == 3 && s[0] != 1 || s[n-1] != width {
+			return fmt.Errorf("pipeline: %w: array %v, want M×%d", ErrInput, s, width)
+		}
+		return nil
+	}
 }
 
 // rows opens the item as rows of the model's width.
 func (m *bareModel) rows(ctx context.Context, it Item) (rows, modality.Cost, func(), error) {
 	fail := func(err error) (rows, modality.Cost, func(), error) { return nil, modality.Cost{}, nil, err }
-	p, err := one(it, "array")
-	if err != nil {
-		return fail(err)
-	}
-	in := p.Input
-	in.Limits = m.limits
-	h, err := in.Header()
+	s, err := m.source(it)
 	if err != nil {
 		return fail(err)
 	}
 	want := m.net.Config.ModelDim
-	if p.Modality == "" && h.Has(0, "\x93NUMPY") || p.Modality == "array" {
-		t, err := readArray(ctx, in)
+	if s.adapter == nil {
+		cost, shape, err := arrayCost(s.header, matrixOf(want))
 		if err != nil {
 			return fail(err)
 		}
-		if len(t.Shape) == 3 && t.Dim(0) == 1 {
-			t = t.At(0)
-		}
-		if len(t.Shape) != 2 || t.Dim(1) != want {
-			return fail(fmt.Errorf("pipeline: %w: array %v, want M×%d", ErrInput, t.Shape, want))
-		}
-		cost := modality.Cost{Modality: "array", MediaType: "application/x-npy", Rows: t.Dim(0), RowChannels: want, DecodedBytes: int64(4 * len(t.Data))}
-		return perceiver.Matrix(t), cost, func() {}, nil
-	}
-	name := p.Modality
-	if name == "" {
-		if name, _, err = modality.Detect(h); err != nil {
+		t, err := readArray(ctx, s.in, shape)
+		if err != nil {
 			return fail(err)
 		}
+		return perceiver.Matrix(t.Reshape(cost.Rows, want)), cost, func() {}, nil
 	}
-	ad, err := modality.New(name, p.Options)
-	if err != nil {
-		return fail(err)
-	}
-	arr, err := ad.Adapt(ctx, in)
+	arr, err := s.adapter.Adapt(ctx, s.in)
 	if err != nil {
 		return fail(err)
 	}
 	if _, c := arr.Dims(); c != want {
 		arr.Close()
-		return fail(fmt.Errorf("pipeline: %w: %s rows of %d channels, want %d", ErrInput, name, c, want))
+		return fail(s.refuse(c, want))
 	}
 	return arr, arr.Cost, func() { arr.Close() }, nil
 }

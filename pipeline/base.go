@@ -133,16 +133,3 @@ func materialise(ctx context.Context, r rows) (tensor.Tensor, error) {
 
 // maxArrayValues bounds a byte array that is handed out whole (1 GiB of float32).
 const maxArrayValues = 1 << 28
-
-// readArray reads an .npy input.
-func readArray(ctx context.Context, in media.Input) (tensor.Tensor, error) {
-	raw, err := weights.ReadNPY(media.NewReader(ctx, in.Reader(), in.Limits.WithDefaults().Bytes), 4*maxArrayValues)
-	if err != nil {
-		return tensor.Tensor{}, media.Wrap(err, media.Malformed, "pipeline: array")
-	}
-	t := raw.Tensor()
-	if !finite(t) {
-		return t, media.Errorf(media.Malformed, "pipeline: array: a value is NaN or infinite")
-	}
-	return t, nil
-}

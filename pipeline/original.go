@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/mmserve/mmserve/modality"
-	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/perceiver"
 	"github.com/mmserve/mmserve/tensor"
 	"github.com/mmserve/mmserve/weights"
@@ -59,22 +58,35 @@ func (m *originalModel) picture(ctx context.Context, it Item) (perceiver.Picture
 	if err != nil {
 		return fail(err)
 	}
-	c := m.net.Config
-	if p.Modality == "array" || p.Modality == "" && h.Has(0, "\x93NUMPY") {
-		t, err := readArray(ctx, in)
+	if isArray(p, h) {
+		cost, shape, err := arrayCost(h, m.axes)
 		if err != nil {
 			return fail(err)
 		}
-		if len(t.Shape) != c.InputAxes+1 || t.Cols() != c.InputChannels {
-			return fail(fmt.Errorf("pipeline: %w: array %v, want %d axes and %d channels last", ErrInput, t.Shape, c.InputAxes, c.InputChannels))
+		t, err := readArray(ctx, in, shape)
+		if err != nil {
+			return fail(err)
 		}
-		cost := modality.Cost{Modality: "array", MediaType: "application/x-npy", Rows: t.Rows(), RowChannels: c.InputChannels, DecodedBytes: int64(4 * len(t.Data))}
 		return perceiver.ChannelsLast(tensor.Of(t.Data, append([]int{1}, t.Shape...)...))[0], cost, nil
 	}
 	if !m.pictures() {
-		return fail(fmt.Errorf("pipeline: %w: the network reads %d axes of %d channels: give an .npy array", ErrInput, c.InputAxes, c.InputChannels))
+		return fail(m.wantsArray())
 	}
 	return m.image(ctx, p)
+}
+
+// axes refuses an array of other axes or channels than the network's.
+func (m *originalModel) axes(shape []int) error {
+	c := m.net.Config
+	if len(shape) != c.InputAxes+1 || shape[c.InputAxes] != c.InputChannels {
+		return fmt.Errorf("pipeline: %w: array %v, want %d axes and %d channels last", ErrInput, shape, c.InputAxes, c.InputChannels)
+	}
+	return nil
+}
+
+func (m *originalModel) wantsArray() error {
+	c := m.net.Config
+	return fmt.Errorf("pipeline: %w: the network reads %d axes of %d channels: give an .npy array", ErrInput, c.InputAxes, c.InputChannels)
 }
 
 // image prepares a picture.
@@ -102,23 +114,29 @@ func (m *originalModel) image(ctx context.Context, p Part) (perceiver.Picture, m
 	return perceiver.ChannelsLast(t)[0], cost, nil
 }
 
-// Plan says what an item costs: of a picture, from its header alone.
+// Plan says what an item costs, from its header alone.
 func (m *originalModel) Plan(ctx context.Context, it Item) (Plan, error) {
-	if len(it.Parts) == 1 && m.pictures() {
-		cost, err := m.imageCost(ctx, it.Parts[0])
-		if err == nil {
-			return m.planPicture(cost)
-		}
-		if media.CodeOf(err) != media.Mismatch {
-			return Plan{}, err
-		}
-	}
-	pic, cost, err := m.picture(ctx, it)
+	p, err := one(it, "array or picture")
 	if err != nil {
 		return Plan{}, err
 	}
-	n, _ := pic.Rows.Dims()
-	return Plan{Cost: cost, FLOPs: m.flops(n)}, nil
+	in := p.Input
+	in.Limits = m.limits
+	h, err := in.Header()
+	switch {
+	case err != nil:
+		return Plan{}, err
+	case isArray(p, h):
+		cost, _, err := arrayCost(h, m.axes)
+		return Plan{Cost: cost, FLOPs: m.flops(cost.Rows)}, err
+	case !m.pictures():
+		return Plan{}, m.wantsArray()
+	}
+	cost, err := m.imageCost(ctx, p)
+	if err != nil {
+		return Plan{}, err
+	}
+	return m.planPicture(cost)
 }
 
 // pictures reports whether the network reads pictures besides arrays.

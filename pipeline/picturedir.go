@@ -247,6 +247,12 @@ func (l *layout) ipAdapter(d *Dir) error {
 
 // joinPictures opens every part of a picture model and joins them.
 func joinPictures(d *Dir, opt Options) (weights.Source, func(), error) {
+	if c, err := weights.Open(d.Path); err == nil {
+		if bareResampler(d, below(c)) {
+			return c, func() { c.Close() }, nil
+		}
+		c.Close()
+	}
 	l, err := layoutOf(d)
 	if err != nil {
 		return nil, nil, err

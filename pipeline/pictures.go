@@ -37,7 +37,10 @@ type pictureModel struct {
 	stop      []int
 }
 
-func openPictures(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model, error) {
+func openPictures(ctx context.Context, d *Dir, s weights.Scope, opt Options) (Model, error) {
+	if bareResampler(d, inScope(s)) {
+		return openResampler(ctx, d, s, opt)
+	}
 	l, err := layoutOf(d)
 	if err != nil {
 		return nil, err

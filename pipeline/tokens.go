@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/mmserve/mmserve/modality"
 	"github.com/mmserve/mmserve/modality/media"
@@ -19,6 +20,18 @@ func init() {
 		"ip_adapter_plus_resampler", "qwen_vl_style_resampler", "minicpmv_resampler",
 	} {
 		Register(arch, openResampler)
+	}
+	joined["qwen_vl_style_resampler"] = func(d *Dir, _ Options) (weights.Source, func(), error) {
+		c, err := d.checkpoint()
+		if err != nil {
+			return nil, nil, err
+		}
+		for n := range c.Names() {
+			if strings.HasPrefix(n, "transformer.visual.attn_pool.") {
+				return resampler.QwenVLNames(c), func() { c.Close() }, nil
+			}
+		}
+		return c, func() { c.Close() }, nil
 	}
 }
 
@@ -35,11 +48,8 @@ func openResampler(_ context.Context, d *Dir, s weights.Scope, opt Options) (Mod
 		return nil, err
 	}
 	at := s
-	for _, prefix := range []string{c.Prefix(), "resampler", "transformer.visual.attn_pool"} {
-		if p := s.At(prefix); prefix != "" && p.HasAny() {
-			at = p
-			break
-		}
+	if place := resamplerPlace(inScope(s), c); place != "" {
+		at = s.At(place)
 	}
 	m := &resamplerModel{}
 	if m.net, err = resampler.New(at, c); err != nil {
@@ -56,68 +66,119 @@ func openResampler(_ context.Context, d *Dir, s weights.Scope, opt Options) (Mod
 	return m, nil
 }
 
-// tokens reads the item's array as a batch. The part's options may hold "grids", the rows and
-// columns of each picture's patches; without them a grid is as square as the tokens allow.
-func (m *resamplerModel) tokens(ctx context.Context, it Item) (resampler.Input, Plan, error) {
-	fail := func(err error) (resampler.Input, Plan, error) { return resampler.Input{}, Plan{}, err }
+// resamplerPlace is where a checkpoint keeps the resampler: the published place, the last part
+// of it, or "" for the root.
+func resamplerPlace(has func(prefix string) bool, c resampler.Config) string {
+	_, last, _ := strings.Cut(c.Prefix(), ".")
+	for _, prefix := range []string{c.Prefix(), last, "resampler"} {
+		if prefix != "" && has(prefix) {
+			return prefix
+		}
+	}
+	return ""
+}
+
+// bareResampler reports whether the checkpoint of a whole model's configuration holds its
+// resampler alone, as a connector saved by itself does.
+func bareResampler(d *Dir, has func(prefix string) bool) bool {
+	c, err := resampler.ParseConfig(d.Config)
+	part := map[resampler.Kind]string{resampler.Idefics: "blocks", resampler.Idefics2: "perceiver_resampler", resampler.MiniCPMV: "attn"}[c.Kind]
+	if err != nil || part == "" || has("model.vision_model") || has("vpm") || has("tower") {
+		return false
+	}
+	place := resamplerPlace(has, c)
+	return place != "" || has(part)
+}
+
+func inScope(s weights.Scope) func(prefix string) bool {
+	return func(prefix string) bool { return s.At(prefix).HasAny() }
+}
+
+// below reports which places of a source hold any tensor.
+func below(src weights.Source) func(prefix string) bool {
+	return func(prefix string) bool {
+		for n := range src.Names() {
+			if strings.HasPrefix(n, prefix+".") {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// stated is what the options of an array say of its pictures.
+type stated struct {
+	// Grids are the rows and columns of each picture's patches; without them a grid is as
+	// square as the tokens allow.
+	Grids [][2]int `json:"grids"`
+	// Masks marks which tokens of each picture are real; without them all are.
+	Masks [][]bool `json:"masks"`
+}
+
+// plan reads the header of the item's array.
+func (m *resamplerModel) plan(it Item) (in media.Input, shape []int, own stated, plan Plan, err error) {
 	p, err := one(it, "array")
 	if err != nil {
-		return fail(err)
+		return in, nil, own, plan, err
 	}
-	in := p.Input
+	in = p.Input
 	in.Limits = m.limits
 	h, err := in.Header()
 	if err != nil {
-		return fail(err)
+		return in, nil, own, plan, err
 	}
-	if !h.Has(0, "\x93NUMPY") {
-		return fail(media.Errorf(media.Mismatch, "pipeline: %s takes the tokens of a vision tower as an .npy array", m.info.Architecture))
+	if !isArray(p, h) {
+		return in, nil, own, plan, media.Errorf(media.Mismatch, "pipeline: %s takes the tokens of a vision tower as an .npy array", m.info.Architecture)
 	}
-	x, err := readArray(ctx, in)
+	plan.Cost, shape, err = arrayCost(h, func(s []int) error {
+		if n := len(s); n < 2 || n > 5 || s[n-1] != m.net.Config.In {
+			return fmt.Errorf("pipeline: %w: array %v, want tokens×%d or pictures×tokens×%[3]d", ErrInput, s, m.net.Config.In)
+		}
+		return nil
+	})
 	if err != nil {
-		return fail(err)
+		return in, nil, own, plan, err
 	}
-	out, err := m.batch(x)
-	if err != nil {
-		return fail(err)
-	}
-	var own struct {
-		Grids [][2]int `json:"grids"`
-	}
-	if err := modality.Options("array", p.Options, &own); err != nil {
-		return fail(err)
-	}
-	if out.Sizes = own.Grids; out.Sizes == nil {
-		out.Sizes = squarest(out.X)
-	}
-	x = out.X
-	cost := modality.Cost{Modality: "array", MediaType: "application/x-npy", Rows: x.Rows(), RowChannels: x.Cols(), DecodedBytes: int64(4 * len(x.Data))}
-	return out, Plan{Cost: cost, FLOPs: float64(x.Dim(0)) * resamplerFLOPs(m.net.Config, x.Dim(1))}, nil
+	pictures, tokens, _ := pictureAxes(shape)
+	plan.FLOPs = float64(pictures) * resamplerFLOPs(m.net.Config, tokens)
+	return in, shape, own, plan, modality.Options("array", p.Options, &own)
 }
 
-// batch sees an array as pictures×tokens×width. Further axes before the tokens are those of
-// the references: sequences×media, and frames after them.
-func (m *resamplerModel) batch(x tensor.Tensor) (in resampler.Input, err error) {
-	s, want := x.Shape, m.net.Config.In
-	if n := len(s); n < 2 || n > 5 || s[n-1] != want || len(x.Data) == 0 {
-		return in, fmt.Errorf("pipeline: %w: array %v, want tokens×%d or pictures×tokens×%[3]d", ErrInput, s, want)
-	}
+// pictureAxes sees a shape as pictures×tokens×width, the tokens of several frames. Axes before
+// the tokens are those of the references: sequences×media, and frames after them.
+func pictureAxes(s []int) (pictures, tokens, frames int) {
 	switch len(s) {
 	case 2:
-		in.X = batch1(x)
+		return 1, s[0], 0
 	case 3:
-		in.X = x
+		return s[0], s[1], 0
 	case 4:
-		in.X = x.Reshape(s[0]*s[1], s[2], s[3])
-	case 5:
-		in.X, in.Frames = x.Reshape(s[0]*s[1], s[2]*s[3], s[4]), s[2]
+		return s[0] * s[1], s[2], 0
 	}
-	if len(s) > 3 {
-		for i := range s[0] * s[1] {
-			in.Media = append(in.Media, i%s[1])
+	return s[0] * s[1], s[2] * s[3], s[2]
+}
+
+// tokens reads the item's array as a batch.
+func (m *resamplerModel) tokens(ctx context.Context, it Item) (resampler.Input, Plan, error) {
+	in, shape, own, plan, err := m.plan(it)
+	if err != nil {
+		return resampler.Input{}, plan, err
+	}
+	x, err := readArray(ctx, in, shape)
+	if err != nil {
+		return resampler.Input{}, plan, err
+	}
+	pictures, tokens, frames := pictureAxes(shape)
+	out := resampler.Input{X: x.Reshape(pictures, tokens, x.Cols()), Frames: frames, Sizes: own.Grids, Mask: own.Masks}
+	if len(shape) > 3 {
+		for i := range pictures {
+			out.Media = append(out.Media, i%shape[1])
 		}
 	}
-	return in, nil
+	if out.Sizes == nil {
+		out.Sizes = squarest(out.X)
+	}
+	return out, plan, nil
 }
 
 // resamplerFLOPs is a resampler over n tokens of one picture.
@@ -135,9 +196,9 @@ func resamplerFLOPs(c resampler.Config, n int) float64 {
 	return float64(c.Depth) * layer
 }
 
-// Plan says what an array costs.
-func (m *resamplerModel) Plan(ctx context.Context, it Item) (Plan, error) {
-	_, plan, err := m.tokens(ctx, it)
+// Plan says what an array costs, from its header alone.
+func (m *resamplerModel) Plan(_ context.Context, it Item) (Plan, error) {
+	_, _, _, plan, err := m.plan(it)
 	return plan, err
 }
 

@@ -55,6 +55,19 @@ func ReadNPY(r io.Reader, maxBytes int64) (Raw, error) {
 	return Raw{DType: h.dtype, Shape: h.shape, Data: data}, nil
 }
 
+// StatNPY returns the type and shape that the header of a NumPy file states; the data is not
+// read.
+func StatNPY(r io.Reader) (DType, []int, error) {
+	h, err := readNPYHeader(r)
+	if err == nil {
+		_, _, err = byteSize(h.dtype, h.shape)
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("weights: npy: %w", err)
+	}
+	return h.dtype, h.shape, nil
+}
+
 type npyHeader struct {
 	dtype        DType
 	shape        []int
