@@ -85,6 +85,8 @@ class Batches:
         for j in np.flatnonzero(r.random(n) < 0.5):  # cutout
             y, z = r.integers(-3, 28, 2)
             x[j, max(0, y):y + 8, max(0, z):z + 8] = 127.5
+        grey = r.random(n) < 0.06
+        x[grey] = x[grey].mean(-1, keepdims=True)
         self.degrade(x, 0.12)
         return self.norm(x), self.d["cifar"]["y"][i]
 
@@ -146,6 +148,8 @@ class Batches:
         for j in np.flatnonzero(r.random(n) < 0.35):  # cutout
             y, z = r.integers(-3, 28, 2)
             x[j, max(0, y):y + 9, max(0, z):z + 9] = r.random(3) * 255
+        grey = r.random(n) < 0.05
+        x[grey] = x[grey].mean(-1, keepdims=True)
         self.degrade(x, 0.1)
         keep = r.random(n) < 0.1
         x[keep] = e["x"][i[keep]]
