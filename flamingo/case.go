@@ -1,6 +1,7 @@
 package flamingo
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 
@@ -25,8 +26,8 @@ func RunBlockCase(a *tensor.Arena, c *refcase.Case) error {
 		return fmt.Errorf("flamingo: case %s: config: %w", c.Name, err)
 	}
 	cfg := Cross{
-		Kind: OpenFlamingoCross, Every: 1, Media: p.Visual, Heads: or(p.Heads, 8), HeadDim: or(p.DimHead, 64),
-		Hidden: or(p.FFMult, 4) * p.Dim, Eps: orEps(p.Eps, 1e-5),
+		Kind: OpenFlamingoCross, Every: 1, Media: p.Visual, Heads: cmp.Or(p.Heads, 8), HeadDim: cmp.Or(p.DimHead, 64),
+		Hidden: cmp.Or(p.FFMult, 4) * p.Dim, Eps: cmp.Or(p.Eps, 1e-5),
 	}
 	src, err := c.Source()
 	if err != nil {

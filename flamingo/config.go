@@ -1,6 +1,7 @@
 package flamingo
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 
@@ -58,7 +59,7 @@ type Config struct {
 }
 
 // embedWidth is the width of the embedding's rows.
-func (c Config) embedWidth() int { return or(c.Embed, c.Width) }
+func (c Config) embedWidth() int { return cmp.Or(c.Embed, c.Width) }
 
 // CrossKind is a published form of the gated cross-attention layer.
 type CrossKind string

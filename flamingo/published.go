@@ -1,6 +1,7 @@
 package flamingo
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 
@@ -142,14 +143,14 @@ func (p published) config() (Config, error) {
 }
 
 func (p published) gptNeoX() (Config, error) {
-	act, err := nn.ParseAct(orText(p.Act, "gelu"))
+	act, err := nn.ParseAct(cmp.Or(p.Act, "gelu"))
 	if err != nil {
 		return Config{}, fmt.Errorf("flamingo: config: %w", err)
 	}
 	c := Config{
-		Arch: GPTNeoX, Vocab: or(p.Vocab, 50432), Width: or(p.Width, 6144), Layers: or(p.Layers, 44), Heads: or(p.Heads, 64),
-		Hidden: or(p.Hidden, 24576), Context: or(p.Context, 2048), Act: act, Eps: orEps(p.LNEps, 1e-5), Bias: true, QKVBias: value(p.AttnBias, true),
-		Tied: value(p.Tied, false), Parallel: value(p.Parallel, true), Soft: -1,
+		Arch: GPTNeoX, Vocab: cmp.Or(p.Vocab, 50432), Width: cmp.Or(p.Width, 6144), Layers: cmp.Or(p.Layers, 44), Heads: cmp.Or(p.Heads, 64),
+		Hidden: cmp.Or(p.Hidden, 24576), Context: cmp.Or(p.Context, 2048), Act: act, Eps: cmp.Or(p.LNEps, 1e-5), Bias: true, QKVBias: nn.Stated(p.AttnBias, true),
+		Tied: nn.Stated(p.Tied, false), Parallel: nn.Stated(p.Parallel, true), Soft: -1,
 	}
 	c.HeadDim = headDim(c, 0)
 	pct := 0.25
@@ -157,15 +158,15 @@ func (p published) gptNeoX() (Config, error) {
 		pct = *p.RotaryPct
 	}
 	c.RotaryDim = int(float64(c.HeadDim) * pct)
-	c.RotaryBase = orFloat(p.RotaryBase, orFloat(p.RopeTheta, 10000))
+	c.RotaryBase = cmp.Or(p.RotaryBase, cmp.Or(p.RopeTheta, 10000))
 	return c, p.rope(&c)
 }
 
 func (p published) mpt() (Config, error) {
 	old := p.ModelType == "mosaic_gpt"
 	c := Config{
-		Arch: MPT, Vocab: or(p.Vocab, 50368), Width: or(p.DModel, 2048), Layers: or(p.NLayers, 24), Heads: or(p.NHeads, 16),
-		Context: or(p.MaxSeq, 2048), Act: kernel.GELU, Eps: orEps(p.LNEpsilon, 1e-5), Tied: value(p.Tied, true), Bias: !value(p.NoBias, !old),
+		Arch: MPT, Vocab: cmp.Or(p.Vocab, 50368), Width: cmp.Or(p.DModel, 2048), Layers: cmp.Or(p.NLayers, 24), Heads: cmp.Or(p.NHeads, 16),
+		Context: cmp.Or(p.MaxSeq, 2048), Act: kernel.GELU, Eps: cmp.Or(p.LNEpsilon, 1e-5), Tied: nn.Stated(p.Tied, true), Bias: !nn.Stated(p.NoBias, !old),
 		OldMPT: old, Soft: -1,
 	}
 	if s := string(p.LogitScale); old && s != "" && s != "null" {
@@ -173,7 +174,7 @@ func (p published) mpt() (Config, error) {
 	}
 	c.QKVBias = c.Bias
 	c.HeadDim = headDim(c, 0)
-	ratio := orFloat(p.Expansion, orFloat(p.MLPRatio, 4))
+	ratio := cmp.Or(p.Expansion, cmp.Or(p.MLPRatio, 4))
 	c.Hidden = int(ratio * float64(c.Width))
 	alibi, top, clip, scale := p.ALiBi, p.BiasMax, p.Clip, p.Scale
 	c.QKNorm = p.QKLN
@@ -189,9 +190,9 @@ func (p published) mpt() (Config, error) {
 		alibi = true
 	}
 	if alibi {
-		c.ALiBiMax = orFloat(top, 8)
+		c.ALiBiMax = cmp.Or(top, 8)
 	} else {
-		c.Learned = value(p.LearnedPos, true)
+		c.Learned = nn.Stated(p.LearnedPos, true)
 	}
 	if clip != nil {
 		c.Clip = *clip
@@ -203,21 +204,21 @@ func (p published) mpt() (Config, error) {
 }
 
 func (p published) llama() (Config, error) {
-	act, err := nn.ParseAct(orText(p.Act, "silu"))
+	act, err := nn.ParseAct(cmp.Or(p.Act, "silu"))
 	if err != nil {
 		return Config{}, fmt.Errorf("flamingo: config: %w", err)
 	}
 	c := Config{
-		Arch: LLaMA, Vocab: or(p.Vocab, 32000), Width: or(p.Width, 4096), Layers: or(p.Layers, 32), Heads: or(p.Heads, 32), KVHeads: p.KVHeads,
-		Hidden: or(p.Hidden, 11008), Context: or(p.Context, 2048), Act: act, Eps: orEps(p.RMSEps, 1e-6), Tied: value(p.Tied, false),
-		QKVBias: value(p.AttnBias, p.ModelType == "qwen2"), RotaryBase: orFloat(p.RopeTheta, 10000), Soft: -1,
+		Arch: LLaMA, Vocab: cmp.Or(p.Vocab, 32000), Width: cmp.Or(p.Width, 4096), Layers: cmp.Or(p.Layers, 32), Heads: cmp.Or(p.Heads, 32), KVHeads: p.KVHeads,
+		Hidden: cmp.Or(p.Hidden, 11008), Context: cmp.Or(p.Context, 2048), Act: act, Eps: cmp.Or(p.RMSEps, 1e-6), Tied: nn.Stated(p.Tied, false),
+		QKVBias: nn.Stated(p.AttnBias, p.ModelType == "qwen2"), RotaryBase: cmp.Or(p.RopeTheta, 10000), Soft: -1,
 	}
-	c.Bias = p.ModelType != "qwen2" && value(p.AttnBias, false) // of the output projection
-	c.MLPBias = value(p.MLPBias, false)
+	c.Bias = p.ModelType != "qwen2" && nn.Stated(p.AttnBias, false) // of the output projection
+	c.MLPBias = nn.Stated(p.MLPBias, false)
 	if p.ModelType == "mistral" {
-		c.KVHeads = or(c.KVHeads, 8)
-		c.Hidden = or(p.Hidden, 14336)
-		c.Context = or(p.Context, 4096*32)
+		c.KVHeads = cmp.Or(c.KVHeads, 8)
+		c.Hidden = cmp.Or(p.Hidden, 14336)
+		c.Context = cmp.Or(p.Context, 4096*32)
 	}
 	c.HeadDim = headDim(c, p.HeadDim)
 	c.RotaryDim = c.HeadDim
@@ -234,23 +235,23 @@ func (p published) llama() (Config, error) {
 	switch {
 	case p.ModelType == "mistral":
 		c.Window = window
-	case window > 0 && value(p.UseWindow, false): // Qwen2 has it in some layers: inside it nothing differs
+	case window > 0 && nn.Stated(p.UseWindow, false): // Qwen2 has it in some layers: inside it nothing differs
 		c.Context = min(c.Context, window)
 	}
 	return c, nil
 }
 
 func (p published) opt() (Config, error) {
-	act, err := nn.ParseAct(orText(p.ActFn, "relu"))
+	act, err := nn.ParseAct(cmp.Or(p.ActFn, "relu"))
 	if err != nil {
 		return Config{}, fmt.Errorf("flamingo: config: %w", err)
 	}
 	c := Config{
-		Arch: OPT, Vocab: or(p.Vocab, 50272), Width: or(p.Width, 768), Layers: or(p.Layers, 12), Heads: or(p.Heads, 12),
-		Hidden: or(p.FFNDim, 3072), Context: or(p.Context, 2048), Act: act, Eps: 1e-5, Bias: true, QKVBias: true, Tied: value(p.Tied, true), Soft: -1,
+		Arch: OPT, Vocab: cmp.Or(p.Vocab, 50272), Width: cmp.Or(p.Width, 768), Layers: cmp.Or(p.Layers, 12), Heads: cmp.Or(p.Heads, 12),
+		Hidden: cmp.Or(p.FFNDim, 3072), Context: cmp.Or(p.Context, 2048), Act: act, Eps: 1e-5, Bias: true, QKVBias: true, Tied: nn.Stated(p.Tied, true), Soft: -1,
 	}
-	c.Embed, c.PostNorm = or(p.Embed, c.Width), !value(p.NormBefore, true)
-	if p.NoFinal && !c.PostNorm || !value(p.HasBias, true) || !value(p.Affine, true) {
+	c.Embed, c.PostNorm = cmp.Or(p.Embed, c.Width), !nn.Stated(p.NormBefore, true)
+	if p.NoFinal && !c.PostNorm || !nn.Stated(p.HasBias, true) || !nn.Stated(p.Affine, true) {
 		return c, fmt.Errorf("flamingo: config: opt without its final norm, biases or the norms' weights is not known here")
 	}
 	c.HeadDim = headDim(c, 0)
@@ -275,10 +276,10 @@ func (p published) openFlamingo() (Config, error) {
 		}
 	}
 	c.Vocab = last + 1
-	visual := or(p.Gated.DimVisual, p.Vision.HiddenSize)
+	visual := cmp.Or(p.Gated.DimVisual, p.Vision.HiddenSize)
 	c.Cross = &Cross{
-		Kind: OpenFlamingoCross, Every: or(p.EveryN, 1), Media: visual, Heads: or(p.Gated.Heads, 8), HeadDim: or(p.Gated.DimHead, 64),
-		Hidden: or(p.Gated.FFMult, 4) * c.Width, Eps: 1e-5, AllPrevious: !value(p.Gated.Immediate, true),
+		Kind: OpenFlamingoCross, Every: cmp.Or(p.EveryN, 1), Media: visual, Heads: cmp.Or(p.Gated.Heads, 8), HeadDim: cmp.Or(p.Gated.DimHead, 64),
+		Hidden: cmp.Or(p.Gated.FFMult, 4) * c.Width, Eps: 1e-5, AllPrevious: !nn.Stated(p.Gated.Immediate, true),
 		MediaToken: *p.MediaToken, EndToken: -1,
 	}
 	return c, nil
@@ -297,7 +298,7 @@ func (p published) idefics() (Config, error) {
 		end = *p.EOS
 	}
 	c.Cross = &Cross{
-		Kind: IdeficsCross, Every: or(p.Every, 1), Media: or(p.Vision.EmbedDim, 1280), Heads: c.Heads, HeadDim: c.HeadDim, Hidden: c.Hidden,
+		Kind: IdeficsCross, Every: cmp.Or(p.Every, 1), Media: cmp.Or(p.Vision.EmbedDim, 1280), Heads: c.Heads, HeadDim: c.HeadDim, Hidden: c.Hidden,
 		Eps: c.Eps, QKNorm: p.QKNorms, VectorGate: p.AlphaType == "vector", MediaToken: c.Vocab + 1, EndToken: end,
 	}
 	return c, nil
@@ -341,39 +342,4 @@ func headDim(c Config, own int) int {
 		return own
 	}
 	return c.Width / c.Heads
-}
-
-func or(v, otherwise int) int {
-	if v == 0 {
-		return otherwise
-	}
-	return v
-}
-
-func orText(v, otherwise string) string {
-	if v == "" {
-		return otherwise
-	}
-	return v
-}
-
-func orEps(v, otherwise float32) float32 {
-	if v == 0 {
-		return otherwise
-	}
-	return v
-}
-
-func orFloat(v, otherwise float64) float64 {
-	if v == 0 {
-		return otherwise
-	}
-	return v
-}
-
-func value[T any](v *T, otherwise T) T {
-	if v == nil {
-		return otherwise
-	}
-	return *v
 }

@@ -1,6 +1,7 @@
 package flamingo
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -132,9 +133,9 @@ func (p published) rope(c *Config) error {
 			return fmt.Errorf("flamingo: config: rope_scaling: %w", err)
 		}
 	}
-	c.RotaryBase = orFloat(s.Theta, c.RotaryBase)
-	kind := RopeKind(orText(s.RopeType, s.Type))
-	r := &Rope{Kind: kind, Factor: s.Factor, Trained: or(s.Original, c.Context), Attention: s.Attention}
+	c.RotaryBase = cmp.Or(s.Theta, c.RotaryBase)
+	kind := RopeKind(cmp.Or(s.RopeType, s.Type))
+	r := &Rope{Kind: kind, Factor: s.Factor, Trained: cmp.Or(s.Original, c.Context), Attention: s.Attention}
 	switch {
 	case kind == "" || kind == "default":
 		return nil
@@ -157,7 +158,7 @@ func (p published) rope(c *Config) error {
 			return fmt.Errorf("flamingo: config: rope_scaling: low_freq_factor %v and high_freq_factor %v: want 0 < low < high", s.Low, s.High)
 		}
 	case YaRNRope:
-		r.Low, r.High = orFloat(s.Slow, 1), orFloat(s.Fast, 32)
+		r.Low, r.High = cmp.Or(s.Slow, 1), cmp.Or(s.Fast, 32)
 		c.Context = max(c.Context, int(s.Factor*float64(r.Trained)))
 	}
 	c.Rope = r

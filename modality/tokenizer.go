@@ -2,7 +2,8 @@ package modality
 
 import (
 	"strings"
-	"unicode/utf8"
+
+	"golang.org/x/text/encoding/unicode"
 
 	"github.com/mmserve/mmserve/modality/media"
 )
@@ -156,51 +157,8 @@ func (t Tokenizer) DecodeBytes(ids []int, skip bool) []byte {
 
 // replaceInvalid replaces each maximal ill-formed part by U+FFFD (Unicode 3.9, best practice).
 func replaceInvalid(b []byte) string {
-	if utf8.Valid(b) {
-		return string(b)
-	}
-	var s strings.Builder
-	for len(b) > 0 {
-		r, n := utf8.DecodeRune(b)
-		if r == utf8.RuneError && n == 1 {
-			n = maximalPart(b)
-		}
-		s.WriteRune(r)
-		b = b[n:]
-	}
-	return s.String()
-}
-
-// maximalPart is the length of the longest start of a character that b begins with, at least 1.
-func maximalPart(b []byte) int {
-	low, high, n := byte(0x80), byte(0xBF), 0
-	switch c := b[0]; {
-	case c >= 0xC2 && c <= 0xDF:
-		n = 2
-	case c >= 0xE0 && c <= 0xEF:
-		n = 3
-		if c == 0xE0 {
-			low = 0xA0
-		} else if c == 0xED {
-			high = 0x9F
-		}
-	case c >= 0xF0 && c <= 0xF4:
-		n = 4
-		if c == 0xF0 {
-			low = 0x90
-		} else if c == 0xF4 {
-			high = 0x8F
-		}
-	default:
-		return 1
-	}
-	for i := 1; i < n; i++ {
-		if i >= len(b) || b[i] < low || b[i] > high {
-			return i
-		}
-		low, high = 0x80, 0xBF
-	}
-	return n
+	text, _ := unicode.UTF8.NewDecoder().Bytes(b) // it refuses nothing
+	return string(text)
 }
 
 // Windows cuts a long text into pieces of at most MaxLength ids, each with its own [CLS] and

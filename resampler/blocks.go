@@ -1,6 +1,7 @@
 package resampler
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strconv"
@@ -173,7 +174,7 @@ func (b *blocks) idefics2(s weights.Scope) {
 	b.projection = gatedMLP(s.At("modality_projection"), c.In, c.Projection, c.Width, c.Act)
 	r := s.At("perceiver_resampler")
 	b.latents = r.Tensor("latents", c.Latents, c.Width)
-	kvHeads := or(c.KVHeads, c.Heads)
+	kvHeads := cmp.Or(c.KVHeads, c.Heads)
 	for i := range c.Depth {
 		at := r.At("layers").Index(i)
 		self := at.At("self_attn")
@@ -356,11 +357,11 @@ func (b *blocks) attend(a *tensor.Arena, l *layer, dst, z tensor.Tensor, x rows,
 		l.project(kv, kv.start[i+1]-count, zn.At(i))
 	}
 	if l.normK != nil {
-		l.normK.apply(kv.kt.Data, kv.kt.Data, kv.kt.Rows()*or(c.KVHeads, c.Heads))
+		l.normK.apply(kv.kt.Data, kv.kt.Data, kv.kt.Rows()*cmp.Or(c.KVHeads, c.Heads))
 	}
 	o := a.New(n, count, c.Heads*c.HeadDim)
 	args := kernel.AttnArgs{
-		Heads: c.Heads, KVHeads: or(c.KVHeads, c.Heads), QK: c.HeadDim, V: c.HeadDim,
+		Heads: c.Heads, KVHeads: cmp.Or(c.KVHeads, c.Heads), QK: c.HeadDim, V: c.HeadDim,
 		Scale: float32(1 / math.Sqrt(float64(c.HeadDim))),
 		L:     count, LDQ: q.Cols(), LDK: kv.ldk, LDV: kv.ldv, LDO: o.Cols(),
 	}

@@ -1,6 +1,7 @@
 package resampler
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 
@@ -162,7 +163,7 @@ func (p published) config() (Config, error) {
 		return p.flamingo(OpenFlamingo), nil
 	case "lucidrains_flamingo_perceiver_resampler":
 		c := p.flamingo(Lucidrains)
-		c.MaxMedia = value(p.NumMediaEmbeds, 4)
+		c.MaxMedia = nn.Stated(p.NumMediaEmbeds, 4)
 		return c, nil
 	case "idefics":
 		return p.idefics(), nil
@@ -175,7 +176,7 @@ func (p published) config() (Config, error) {
 		c.Latents = p.GridSize * p.GridSize
 		return c, nil
 	case "minicpmv": // a whole MiniCPM-V: heads are 128 wide
-		p.EmbedDim, p.KVDim, p.NumQueries = p.HiddenSize, p.Vision.HiddenSize, or(p.QueryNum, 64)
+		p.EmbedDim, p.KVDim, p.NumQueries = p.HiddenSize, p.Vision.HiddenSize, cmp.Or(p.QueryNum, 64)
 		c := p.pool(MiniCPMV)
 		c.Latents, c.MaxGrid, c.Eps = p.NumQueries, 70, 1e-6
 		return c, nil
@@ -195,9 +196,9 @@ func (p published) config() (Config, error) {
 func (p published) flamingo(k Kind) Config {
 	c := Config{
 		Kind: k, In: p.Dim, Width: p.Dim, Out: p.Dim,
-		Latents: or(p.NumLatents, 64), Depth: or(p.Depth, 6), Heads: or(p.Heads, 8), HeadDim: or(p.DimHead, 64),
-		Hidden: p.Dim * or(p.FFMult, 4), Act: kernel.GELU, Eps: eps(p.Eps, 1e-5),
-		MaxFrames: value(p.MaxNumFrames, 0), MaxMedia: value(p.MaxNumMedia, 0),
+		Latents: cmp.Or(p.NumLatents, 64), Depth: cmp.Or(p.Depth, 6), Heads: cmp.Or(p.Heads, 8), HeadDim: cmp.Or(p.DimHead, 64),
+		Hidden: p.Dim * cmp.Or(p.FFMult, 4), Act: kernel.GELU, Eps: cmp.Or(p.Eps, 1e-5),
+		MaxFrames: nn.Stated(p.MaxNumFrames, 0), MaxMedia: nn.Stated(p.MaxNumMedia, 0),
 	}
 	return c
 }
@@ -206,7 +207,7 @@ func (p published) idefics() Config {
 	q, dim := p.PerceiverConfig, p.Vision.EmbedDim
 	return Config{
 		Kind: Idefics, In: dim, Width: dim, Out: dim,
-		Latents: or(q.Latents, 64), Depth: or(q.Depth, 6), Heads: or(q.Heads, 16), HeadDim: or(q.HeadDim, 96),
+		Latents: cmp.Or(q.Latents, 64), Depth: cmp.Or(q.Depth, 6), Heads: cmp.Or(q.Heads, 16), HeadDim: cmp.Or(q.HeadDim, 96),
 		Hidden: dim * 4, Act: kernel.ReLU, Eps: 1e-5, QKNorm: q.QKNorms,
 	}
 }
@@ -216,11 +217,11 @@ func (p published) idefics2() (Config, error) {
 	if dim == 0 {
 		dim = 4096
 	}
-	text, err := nn.ParseAct(orText(p.Text.HiddenAct, "silu"))
+	text, err := nn.ParseAct(cmp.Or(p.Text.HiddenAct, "silu"))
 	if err != nil {
 		return Config{}, err
 	}
-	act, err := nn.ParseAct(orText(q.HiddenAct, "silu"))
+	act, err := nn.ParseAct(cmp.Or(q.HiddenAct, "silu"))
 	if err != nil {
 		return Config{}, err
 	}
@@ -228,30 +229,30 @@ func (p published) idefics2() (Config, error) {
 		return Config{}, fmt.Errorf("resampler: config: idefics2 with text activation %q and resampler activation %q", p.Text.HiddenAct, q.HiddenAct)
 	}
 	return Config{
-		Kind: Idefics2, In: or(p.Vision.HiddenSize, 1152), Width: dim, Out: dim,
-		Latents: or(q.Latents, 64), Depth: or(q.Depth, 3), Heads: or(q.Heads, 16), KVHeads: or(q.KVHeads, 4),
-		HeadDim: or(q.HeadDim, 96), Hidden: 4 * dim, Act: act, Eps: eps(p.Text.RMSNormEps, 1e-5),
-		Projection: or(p.Text.IntermediateSize, 14336),
+		Kind: Idefics2, In: cmp.Or(p.Vision.HiddenSize, 1152), Width: dim, Out: dim,
+		Latents: cmp.Or(q.Latents, 64), Depth: cmp.Or(q.Depth, 3), Heads: cmp.Or(q.Heads, 16), KVHeads: cmp.Or(q.KVHeads, 4),
+		HeadDim: cmp.Or(q.HeadDim, 96), Hidden: 4 * dim, Act: act, Eps: cmp.Or(p.Text.RMSNormEps, 1e-5),
+		Projection: cmp.Or(p.Text.IntermediateSize, 14336),
 	}, nil
 }
 
 func (p published) ipAdapter() Config {
 	c := Config{
-		Kind: IPAdapter, In: or(p.EmbeddingDim, 768), Width: or(p.Dim, 1024), Out: or(p.OutputDim, 1024),
-		Latents: or(p.NumQueries, 8), Depth: or(p.Depth, 8), Heads: or(p.Heads, 16), HeadDim: or(p.DimHead, 64),
-		Act: kernel.GELU, Eps: eps(p.Eps, 1e-5), MeanPooled: p.NumMeanPooled,
+		Kind: IPAdapter, In: cmp.Or(p.EmbeddingDim, 768), Width: cmp.Or(p.Dim, 1024), Out: cmp.Or(p.OutputDim, 1024),
+		Latents: cmp.Or(p.NumQueries, 8), Depth: cmp.Or(p.Depth, 8), Heads: cmp.Or(p.Heads, 16), HeadDim: cmp.Or(p.DimHead, 64),
+		Act: kernel.GELU, Eps: cmp.Or(p.Eps, 1e-5), MeanPooled: p.NumMeanPooled,
 	}
-	c.Hidden = c.Width * or(p.FFMult, 4)
+	c.Hidden = c.Width * cmp.Or(p.FFMult, 4)
 	if p.ApplyPosEmb {
-		c.Positions = or(p.MaxSeqLen, 257)
+		c.Positions = cmp.Or(p.MaxSeqLen, 257)
 	}
 	return c
 }
 
 func (p published) pool(k Kind) Config {
 	c := Config{
-		Kind: k, In: or(p.KVDim, p.EmbedDim), Width: p.EmbedDim, Out: p.EmbedDim,
-		Depth: 1, Heads: or(p.NumHeads, p.EmbedDim/128), Eps: eps(p.Eps, 1e-6),
+		Kind: k, In: cmp.Or(p.KVDim, p.EmbedDim), Width: p.EmbedDim, Out: p.EmbedDim,
+		Depth: 1, Heads: cmp.Or(p.NumHeads, p.EmbedDim/128), Eps: cmp.Or(p.Eps, 1e-6),
 	}
 	if c.Heads > 0 {
 		c.HeadDim = c.Width / c.Heads
@@ -287,32 +288,4 @@ func (c Config) validate() error {
 		}
 	}
 	return nil
-}
-
-func or(v, otherwise int) int {
-	if v == 0 {
-		return otherwise
-	}
-	return v
-}
-
-func orText(v, otherwise string) string {
-	if v == "" {
-		return otherwise
-	}
-	return v
-}
-
-func eps(v, otherwise float32) float32 {
-	if v == 0 {
-		return otherwise
-	}
-	return v
-}
-
-func value(v *int, otherwise int) int {
-	if v == nil {
-		return otherwise
-	}
-	return *v
 }

@@ -1,6 +1,7 @@
 package vision
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 
@@ -110,12 +111,12 @@ func (p published) config(outer string) (Config, error) {
 		c, err := p.huggingFace(CLIP, "quick_gelu", 1e-5, 768, 3072, 12, 12, 224, 32)
 		for _, a := range p.Architectures {
 			if a == "CLIPVisionModelWithProjection" {
-				c.Projection = or(p.Projection, 512)
+				c.Projection = cmp.Or(p.Projection, 512)
 			}
 		}
 		return c, err
 	case "idefics":
-		p.HiddenSize = or(p.HiddenSize, p.EmbedDim)
+		p.HiddenSize = cmp.Or(p.HiddenSize, p.EmbedDim)
 		return p.huggingFace(CLIP, "gelu", 1e-5, 768, 5120, 32, 16, 224, 14)
 	case "siglip_vision_model", "siglip":
 		c, err := p.huggingFace(SigLIP, "gelu_pytorch_tanh", 1e-6, 768, 3072, 12, 12, 224, 16)
@@ -144,8 +145,8 @@ func (p published) huggingFace(k Kind, act string, eps float32, width, hidden, l
 		return Config{}, fmt.Errorf("vision: config: %w", err)
 	}
 	return Config{
-		Kind: k, Width: or(p.HiddenSize, width), Hidden: or(p.Hidden, hidden), Layers: or(p.Layers, layers),
-		Heads: or(p.Heads, heads), Image: or(p.Image, image), Patch: or(p.Patch, patch), Channels: or(p.Channels, 3),
+		Kind: k, Width: cmp.Or(p.HiddenSize, width), Hidden: cmp.Or(p.Hidden, hidden), Layers: cmp.Or(p.Layers, layers),
+		Heads: cmp.Or(p.Heads, heads), Image: cmp.Or(p.Image, image), Patch: cmp.Or(p.Patch, patch), Channels: cmp.Or(p.Channels, 3),
 		Act: f, Eps: eps,
 	}, nil
 }
@@ -153,12 +154,12 @@ func (p published) huggingFace(k Kind, act string, eps float32, width, hidden, l
 // openCLIP reads open_clip's own words; its towers end in a projection.
 func (p published) openCLIP() Config {
 	c := Config{
-		Kind: CLIP, Width: p.Width, Layers: or(p.OCLayers, p.Layers), Heads: p.OCHeads,
-		Image: p.Image, Patch: p.Patch, Channels: or(p.Channels, 3), Act: kernel.GELU, Eps: p.Eps,
+		Kind: CLIP, Width: p.Width, Layers: cmp.Or(p.OCLayers, p.Layers), Heads: p.OCHeads,
+		Image: p.Image, Patch: p.Patch, Channels: cmp.Or(p.Channels, 3), Act: kernel.GELU, Eps: p.Eps,
 		Projection: p.OutputDim, Fused: true,
 	}
 	if c.Heads == 0 {
-		c.Heads = p.Width / or(p.HeadWidth, 64)
+		c.Heads = p.Width / cmp.Or(p.HeadWidth, 64)
 	}
 	ratio := p.MLPRatio
 	if ratio == 0 {
@@ -196,11 +197,4 @@ func (c Config) validate() error {
 		return fmt.Errorf("vision: config: patch of %d pixels in a picture of %d", c.Patch, c.Image)
 	}
 	return nil
-}
-
-func or(v, otherwise int) int {
-	if v == 0 {
-		return otherwise
-	}
-	return v
 }
