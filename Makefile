@@ -1,7 +1,7 @@
 # Plain commands, one a target; nothing hidden. CGO is never needed.
 export CGO_ENABLED = 0
 
-.PHONY: build test check purego bench fuzz verify verify-full generate torch-check soak overload
+.PHONY: build test check purego bench bench-go precision fuzz verify verify-full generate torch-check soak overload
 
 build: ## the static binary
 	go build -trimpath -o bin/mmserve ./cmd/mmserve
@@ -18,8 +18,14 @@ check: ## what a change should pass before it is sent
 purego: ## the portable loops alone
 	go test -tags purego ./internal/kernel ./internal/nn ./perceiver ./resampler ./vision ./flamingo
 
-bench: ## every row of docs/performance.md that needs no other runtime
-	go test -run '^$$' -bench . -benchtime 2s ./internal/kernel ./perceiver ./resampler ./vision ./flamingo
+bench: build ## every target of docs/performance.md that needs no other runtime, as a table; samples for benchstat in bench.txt
+	bin/mmserve bench --targets --samples bench.txt
+
+bench-go: ## the Go benchmarks behind it, for benchstat
+	go test -run '^$$' -bench . -benchtime 1s -count 6 ./internal/kernel ./perceiver ./resampler ./vision ./flamingo
+
+precision: build ## errors of bf16 and int8 at full size, for docs/performance.md and /v1/models (minutes)
+	bin/mmserve verify --against f32 --json testdata/reference/fullsize/*-perceiver* > pipeline/precision.jsonl
 
 fuzz: ## each fuzz target for FUZZTIME (default one minute)
 	./.ci/fuzz $(or $(FUZZTIME),1m)

@@ -17,21 +17,21 @@ import (
 type base struct {
 	info   Info
 	limits media.Limits
-	dtype  kernel.DType
 	arenas sync.Pool // of *tensor.Arena
 }
 
 // Info describes the model.
 func (b *base) Info() Info { return b.info }
 
-// loaded notes what only the weight file tells: name and sizes.
-func (b *base) loaded(d *Dir, src weights.Source) {
+// loaded notes what only the binding tells: name, arithmetic and sizes.
+func (b *base) loaded(d *Dir, src weights.Source, dt kernel.DType) {
+	b.info.DType, b.info.Precision = dt.String(), precisionOf(d, dt)
 	if b.info.Name == "" {
 		b.info.Name = filepath.Base(d.Path)
 	}
 	b.info.Parameters = countParameters(src)
 	perWeight := int64(2)
-	switch b.dtype {
+	switch dt {
 	case kernel.F32:
 		perWeight = 4
 	case kernel.Int8:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 
-	"github.com/mmserve/mmserve/internal/kernel"
 	"github.com/mmserve/mmserve/modality"
 	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/tensor"
@@ -33,7 +32,10 @@ type Generator interface {
 
 // Options choose how a model is loaded. The zero value is the published model in float32.
 type Options struct {
-	DType  kernel.DType // arithmetic and storage of the weights; zero is F32
+	// DType is the arithmetic of linear layers and attention: "f32", "bf16" or "int8"; or
+	// "bf16w" and "f16w", float32 arithmetic over weights kept in 16 bits. Empty is what the
+	// model's model.json says, else "f32".
+	DType  string
 	Plain  bool         // textbook formulation: no folded projections or separable positions
 	Limits media.Limits // of the inputs; zero fields are the defaults
 	// Random loads random weights (seeded) instead of reading a weight file, for measuring.
@@ -61,7 +63,8 @@ type Info struct {
 	SoftTokenKind string   `json:"soft_token_kind,omitempty"`
 	Labels        []string `json:"labels,omitempty"`
 	FLOPs         float64  `json:"flops,omitempty"` // of one forward of typical size
-	Accuracy      string   `json:"accuracy,omitempty"`
+	// Precision says how far DType's answers are from float32's, where that was measured.
+	Precision string `json:"precision,omitempty"`
 }
 
 // Item is what one answer is about: one or more media parts.

@@ -52,12 +52,6 @@ func openNative(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model,
 	if err != nil {
 		return nil, fmt.Errorf("pipeline: %s: %w", d.name(), err)
 	}
-	if c.DType != "" && opt.DType == kernel.F32 {
-		if opt.DType, err = kernel.ParseDType(c.DType); err != nil {
-			return nil, fmt.Errorf("pipeline: %s: dtype: %w", d.name(), err)
-		}
-		s = s.WithDType(opt.DType)
-	}
 	m := &nativeModel{config: c, media: map[string]*nativeRows{}, heads: map[string]nativeOutput{}}
 	if err := m.build(s, opt); err != nil {
 		return nil, fmt.Errorf("pipeline: %s: %w", d.name(), err)

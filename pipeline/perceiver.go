@@ -10,9 +10,8 @@ import (
 
 // describe fills what every Perceiver IO model says of itself.
 func (b *base) describe(d *Dir, c perceiver.Config, opt Options) {
-	b.limits, b.dtype = opt.Limits, opt.DType
+	b.limits = opt.Limits
 	b.info.Architecture = d.Arch
-	b.info.DType = opt.DType.String()
 	b.info.Latents, b.info.LatentDim = c.NumLatents, c.LatentDim
 	b.info.Labels = c.Labels
 	b.info.Outputs = []string{OutputLatents, OutputPooled, OutputByteArray, OutputAttention}

@@ -291,7 +291,7 @@ func joinPictures(d *Dir, opt Options) (weights.Source, func(), error) {
 	}
 	var src weights.Source
 	if err == nil {
-		src, err = conditioned.Join(l.config, from, conditioned.Options{DType: opt.DType, PictureOnly: l.pictureOnly})
+		src, err = conditioned.Join(l.config, from, conditioned.Options{PictureOnly: l.pictureOnly})
 	}
 	if err != nil {
 		done()

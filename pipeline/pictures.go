@@ -45,13 +45,13 @@ func openPictures(ctx context.Context, d *Dir, s weights.Scope, opt Options) (Mo
 	if err != nil {
 		return nil, err
 	}
-	net, err := conditioned.New(s, l.config, conditioned.Options{DType: opt.DType, PictureOnly: l.pictureOnly})
+	net, err := conditioned.New(s, l.config, conditioned.Options{PictureOnly: l.pictureOnly})
 	if err != nil {
 		return nil, err
 	}
 	m := &pictureModel{net: net, tok: l.tok, family: l.family}
-	m.limits, m.dtype = opt.Limits, opt.DType
-	m.info = Info{Architecture: d.Arch, Task: "image_encoding", Modalities: []string{"image"}, Outputs: []string{OutputLatents, OutputSoftTokens, OutputPooled}, DType: opt.DType.String()}
+	m.limits = opt.Limits
+	m.info = Info{Architecture: d.Arch, Task: "image_encoding", Modalities: []string{"image"}, Outputs: []string{OutputLatents, OutputSoftTokens, OutputPooled}}
 	m.info.Latents, m.info.LatentDim = net.Tower.Config.Tokens(), net.Tower.Config.Width
 	m.info.SoftTokenKind = string(feed.CrossAttention)
 	if r := net.Resampler; r != nil {

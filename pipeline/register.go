@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/mmserve/mmserve/internal/kernel"
 	"github.com/mmserve/mmserve/weights"
 )
 
@@ -92,18 +94,44 @@ func bind(ctx context.Context, d *Dir, src weights.Source, opt Options) (Model, 
 	if err := d.known(); err != nil {
 		return nil, err
 	}
+	dt, err := opt.arithmetic(d)
+	if err != nil {
+		return nil, err
+	}
 	m, err := weights.Bind(src, func(s weights.Scope) (Model, error) {
 		return recipes[d.Arch](ctx, d, s, opt)
-	}, weights.Options{DType: opt.DType})
+	}, weights.Options{DType: dt})
 	if err != nil {
 		return nil, fmt.Errorf("pipeline: %s: %w", d.Path, err)
 	}
 	if b, ok := m.(interface {
-		loaded(d *Dir, src weights.Source)
+		loaded(d *Dir, src weights.Source, dt kernel.DType)
 	}); ok {
-		b.loaded(d, src)
+		b.loaded(d, src, dt)
 	}
 	return m, nil
+}
+
+// arithmetic is the element type that a directory is loaded in.
+func (o Options) arithmetic(d *Dir) (kernel.DType, error) {
+	name, from := o.DType, "options"
+	if name == "" && d.Native {
+		var c struct {
+			DType string `json:"dtype"`
+		}
+		if err := json.Unmarshal(d.Config, &c); err != nil {
+			return 0, fmt.Errorf("pipeline: %s: %w", d.name(), err)
+		}
+		name, from = c.DType, d.name()
+	}
+	if name == "" {
+		return kernel.F32, nil
+	}
+	dt, err := kernel.ParseDType(name)
+	if err != nil {
+		return 0, fmt.Errorf("pipeline: %s: dtype: %w", from, err)
+	}
+	return dt, nil
 }
 
 // Known reports whether an architecture has a recipe.

@@ -55,10 +55,10 @@ func openResampler(_ context.Context, d *Dir, s weights.Scope, opt Options) (Mod
 	if m.net, err = resampler.New(at, c); err != nil {
 		return nil, err
 	}
-	m.limits, m.dtype = opt.Limits, opt.DType
+	m.limits = opt.Limits
 	m.info = Info{
 		Architecture: d.Arch, Task: "resampling", Modalities: []string{"array"}, Outputs: []string{OutputLatents, OutputSoftTokens, OutputPooled},
-		DType: opt.DType.String(), Latents: c.Count(), LatentDim: c.Out, SoftTokens: c.Count(), SoftTokenDim: c.Out, SoftTokenKind: "cross_attention",
+		Latents: c.Count(), LatentDim: c.Out, SoftTokens: c.Count(), SoftTokenDim: c.Out, SoftTokenKind: "cross_attention",
 	}
 	if c.SoftTokens() {
 		m.info.SoftTokenKind = "soft_tokens"

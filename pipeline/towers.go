@@ -53,10 +53,10 @@ func openTower(d *Dir, s weights.Scope, opt Options, processor string) (Model, e
 			return nil, err
 		}
 	}
-	m.limits, m.dtype = opt.Limits, opt.DType
+	m.limits = opt.Limits
 	m.info = Info{
 		Architecture: d.Arch, Task: "image_encoding", Modalities: []string{"image"}, Outputs: []string{OutputLatents, OutputPooled},
-		DType: opt.DType.String(), Latents: c.Tokens(), LatentDim: c.Width, FLOPs: towerFLOPs(c),
+		Latents: c.Tokens(), LatentDim: c.Width, FLOPs: towerFLOPs(c),
 	}
 	return m, nil
 }

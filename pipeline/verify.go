@@ -60,27 +60,32 @@ func runCase(ctx context.Context, c *refcase.Case, opt Options, emit func(string
 	if c.Kind == "checkpoint" {
 		return runCheckpoint(c, emit)
 	}
-	if c.Config == nil && !c.Has(nativeFile) {
-		return fmt.Errorf("pipeline: case %s: kind %q is not known and there is neither %s nor %s", c.Name, c.Kind, configFile, nativeFile)
-	}
-	src, err := c.Source()
-	if err != nil {
-		return err
-	}
-	d, err := readDirFS(c.Dir, dirFS(c.Dir))
-	if err != nil {
-		return err
-	}
-	m, err := bind(ctx, d, src, opt)
+	m, err := openCase(ctx, c, opt)
 	if err != nil {
 		return err
 	}
 	r, ok := m.(CaseRunner)
 	if !ok {
-		return fmt.Errorf("pipeline: %s has no reference cases", d.Arch)
+		return fmt.Errorf("pipeline: %s has no reference cases", m.Info().Architecture)
 	}
 	a := &tensor.Arena{Trace: emit}
 	return r.RunCase(ctx, a, caseInput(c))
+}
+
+// openCase loads the model of a case with the case's weights.
+func openCase(ctx context.Context, c *refcase.Case, opt Options) (Model, error) {
+	if c.Config == nil && !c.Has(nativeFile) {
+		return nil, fmt.Errorf("pipeline: case %s: kind %q is not known and there is neither %s nor %s", c.Name, c.Kind, configFile, nativeFile)
+	}
+	src, err := c.Source()
+	if err != nil {
+		return nil, err
+	}
+	d, err := readDirFS(c.Dir, dirFS(c.Dir))
+	if err != nil {
+		return nil, err
+	}
+	return bind(ctx, d, src, opt)
 }
 
 // runCheckpoint emits the tensors of the case's weight file.

@@ -26,7 +26,7 @@ type modelFlags struct {
 
 func (m *modelFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&m.dir, "model", "", "`DIR` of the model: config.json or model.json, and weights; empty: the built-in one")
-	fs.StringVar(&m.dtype, "dtype", "f32", "arithmetic: f32, bf16 or int8")
+	fs.StringVar(&m.dtype, "dtype", "", dtypeUsage)
 	fs.BoolVar(&m.plain, "plain", false, "textbook formulation, without folded projections or separable positions")
 	m.machine.register(fs)
 }
@@ -43,15 +43,28 @@ func (m *modelFlags) open(ctx context.Context, e *env) (pipeline.Model, error) {
 	return pipeline.Open(withProgress(ctx, e), m.dir, opt)
 }
 
+// dtypeUsage is the help of every --dtype of a command that loads models.
+const dtypeUsage = "arithmetic: f32, bf16 or int8, or bf16w for float32 over 16-bit weights; empty: what model.json says, else f32"
+
+// checkDType refuses an unknown --dtype before anything is loaded.
+func checkDType(name string) error {
+	if name == "" {
+		return nil
+	}
+	if _, err := kernel.ParseDType(name); err != nil {
+		return usagef("--dtype: %v", err)
+	}
+	return nil
+}
+
 func (m *modelFlags) options() (pipeline.Options, error) {
 	if err := m.machine.apply(); err != nil {
 		return pipeline.Options{}, err
 	}
-	dt, err := kernel.ParseDType(m.dtype)
-	if err != nil {
-		return pipeline.Options{}, usagef("--dtype: %v", err)
+	if err := checkDType(m.dtype); err != nil {
+		return pipeline.Options{}, err
 	}
-	return pipeline.Options{DType: dt, Plain: m.plain}, nil
+	return pipeline.Options{DType: m.dtype, Plain: m.plain}, nil
 }
 
 // machineFlags choose how the machine is used.

@@ -59,9 +59,8 @@ func newDaemon(s *settings, e *env) (*daemon, error) {
 	if err := (&machineFlags{kernels: s.kernels, threads: s.threads}).apply(); err != nil {
 		return nil, err
 	}
-	dt, err := kernel.ParseDType(s.dtype)
-	if err != nil {
-		return nil, usagef("--dtype: %v", err)
+	if err := checkDType(s.dtype); err != nil {
+		return nil, err
 	}
 	if s.memory > 0 {
 		debug.SetMemoryLimit(s.memory)
@@ -80,7 +79,7 @@ func newDaemon(s *settings, e *env) (*daemon, error) {
 	} else if s.pprof {
 		return nil, usagef("--pprof wants --admin-listen: profiles are not for the public listener")
 	}
-	store, def, err := openStore(s, pipeline.Options{DType: dt})
+	store, def, err := openStore(s, pipeline.Options{DType: s.dtype})
 	if err != nil {
 		return nil, err
 	}

@@ -106,7 +106,7 @@ func newSettings(fs *flag.FlagSet) *settings {
 	fs.BoolVar(&s.pprof, "pprof", false, "serve Go's profiles on the admin listener")
 	fs.Var(&s.models, "models", "models to serve: `NAME=DIR`, comma-separated or repeated; empty serves the built-in one")
 	fs.StringVar(&s.def, "default-model", "", "the model of requests that name none; empty: the first")
-	fs.StringVar(&s.dtype, "dtype", "f32", "arithmetic: f32, bf16 or int8")
+	fs.StringVar(&s.dtype, "dtype", "", dtypeUsage)
 	fs.StringVar(&s.kernels, "kernels", "", "kernel set: avx512, avx2, neon or portable; empty picks the best")
 	fs.IntVar(&s.threads, "threads", 0, "threads of the kernels; 0 means all cores")
 	fs.IntVar(&s.slots, "slots", 0, "passes that run at once; 0 means one a core")

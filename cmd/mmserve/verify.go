@@ -1,19 +1,22 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"strings"
 
-	"github.com/mmserve/mmserve/internal/kernel"
 	"github.com/mmserve/mmserve/pipeline"
 )
 
 func verify(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	var machine machineFlags
 	machine.register(fs)
-	dtype := fs.String("dtype", "f32", "arithmetic: f32, bf16 or int8")
+	dtype := fs.String("dtype", "", "arithmetic: f32, bf16 or int8; with --against several, by commas, bf16 and int8 unless said")
+	reference := fs.String("against", "", "instead print how far --dtype is from this arithmetic, as a Markdown table")
+	asJSON := fs.Bool("json", false, "with --against: one JSON object a row")
 	plain := fs.Bool("plain", false, "textbook formulation, without folded projections or separable positions")
 	dirs, err := parse(fs, args)
 	if err != nil {
@@ -25,14 +28,22 @@ func verify(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error 
 	if err := machine.apply(); err != nil {
 		return err
 	}
-	dt, err := kernel.ParseDType(*dtype)
-	if err != nil {
-		return usagef("--dtype: %v", err)
+	if *reference != "" {
+		dts := strings.Split(cmp.Or(*dtype, "bf16,int8"), ",")
+		for _, dt := range append(dts, *reference) {
+			if err := checkDType(dt); err != nil {
+				return err
+			}
+		}
+		return against(ctx, e, dirs, *reference, dts, *plain, *asJSON)
+	}
+	if err := checkDType(*dtype); err != nil {
+		return err
 	}
 	passed := 0
 	for _, dir := range dirs {
 		resetPeakRSS()
-		v := pipeline.Verify(withProgress(ctx, e), dir, pipeline.Options{DType: dt, Plain: *plain})
+		v := pipeline.Verify(withProgress(ctx, e), dir, pipeline.Options{DType: *dtype, Plain: *plain})
 		if errors.Is(v.Err, context.Canceled) {
 			return v.Err
 		}

@@ -36,7 +36,7 @@ type Sources struct {
 // Options tune loading. The zero value loads all of the model in float32 arithmetic; weights
 // of the language model that are stored in 16 bits stay so in memory, to the same bits.
 type Options struct {
-	DType kernel.DType // arithmetic of the linear layers of tower and resampler
+	DType kernel.DType // arithmetic of the linear layers, for Load; New goes by its scope
 	// PictureOnly leaves the language model out: Encode works and LM is nil.
 	PictureOnly bool
 }
@@ -220,7 +220,7 @@ func build(s weights.Scope, c configs, o Options) (*Model, error) {
 		s.Ignore("lm_head.*", "model.layers.*", "model.gated_cross_attn_layers.*", "model.embed_tokens.*", "model.norm.*")
 		return m, nil
 	}
-	m.LM, err = flamingo.New(s.At(c.lang).WithDType(kernel.F32), *c.lm)
+	m.LM, err = flamingo.New(s.At(c.lang), *c.lm)
 	return m, err
 }
 
