@@ -80,6 +80,9 @@ func (s *Server) probe(ctx context.Context) (err error) {
 		return nil
 	}
 	it := c.Canary()
+	if len(it.Parts) == 0 {
+		return nil // a model without an input of its own: that it is loaded must do
+	}
 	leave, err := s.queue.Enter(ctx, 0)
 	if err != nil {
 		return err

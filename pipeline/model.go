@@ -231,7 +231,8 @@ type Generation struct {
 	Stop         string `json:"finish_reason"` // "stop" or "length"
 }
 
-// Canary is a Model that knows a small input of its own, to be tried with now and then.
+// Canary is a Model that knows a small input of its own, to be tried with now and then; an item
+// without parts when it knows none after all.
 type Canary interface {
 	Model
 	Canary() Item

@@ -1,17 +1,21 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"image"
 	"maps"
 	"math"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/mmserve/mmserve/internal/kernel"
 	"github.com/mmserve/mmserve/internal/nn"
 	"github.com/mmserve/mmserve/modality"
+	"github.com/mmserve/mmserve/modality/imagefile"
 	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/perceiver"
 	"github.com/mmserve/mmserve/resampler"
@@ -96,9 +100,6 @@ func (m *nativeModel) build(s weights.Scope, opt Options) error {
 		if err != nil {
 			return err
 		}
-		if r.Dim != m.encoderIs.LatentDim {
-			return fmt.Errorf("resampler.dim: %d, the encoder's d_latents is %d", r.Dim, m.encoderIs.LatentDim)
-		}
 	}
 	if len(c.Caption) > 0 {
 		m.caption, err = newCaptioner(s.At("caption"), c.Caption, m.resampler)
@@ -131,7 +132,7 @@ func (m *nativeModel) buildHeads(s weights.Scope, opt perceiver.Options) (err er
 	d := m.encoderIs.LatentDim
 	m.decoder, err = perceiver.NewDecoder(s.At("decoder"), perceiver.DecoderConfig{
 		QueryDim: d, LatentDim: d, QKChannels: c.Decoder.QK, VChannels: c.Decoder.V, Heads: c.Decoder.Heads,
-		Widening: c.Decoder.Widening, Act: c.Decoder.Act, Residual: c.Decoder.Residual,
+		Widening: c.Decoder.Widening, Act: cmp.Or(c.Decoder.Act, "gelu"), Residual: c.Decoder.Residual == nil || *c.Decoder.Residual,
 	}, opt)
 	if err != nil {
 		return err
@@ -172,19 +173,11 @@ func (m *nativeModel) parts(ctx context.Context, it Item) ([]nativePart, error) 
 		if err != nil {
 			return nil, err
 		}
-		name := p.Modality
-		if name == "" {
-			if name, _, err = modality.Detect(h); err != nil {
-				return nil, err
-			}
+		name, err := m.modality(p, h)
+		if err != nil {
+			return nil, err
 		}
-		r, ok := m.media[name]
-		if !ok {
-			if in.Parts != nil {
-				name = "a folder of them: name its files"
-			}
-			return nil, media.Errorf(media.Unsupported, "pipeline: %s takes %s, not %s", m.info.Name, strings.Join(m.info.Modalities, ", "), name)
-		}
+		r := m.media[name]
 		cost, err := r.adapter.Plan(ctx, h)
 		if err != nil {
 			return nil, err
@@ -192,6 +185,43 @@ func (m *nativeModel) parts(ctx context.Context, it Item) ([]nativePart, error) 
 		parts = append(parts, nativePart{name, in, r, cost})
 	}
 	return parts, nil
+}
+
+// modality is the name of the modality that reads a part: the part's role or modality where
+// the model has one of that name, else the one whose adapter reads the medium.
+func (m *nativeModel) modality(p Part, h media.Header) (string, error) {
+	for _, name := range []string{p.Role, p.Modality} {
+		if _, ok := m.media[name]; ok {
+			return name, nil
+		}
+	}
+	adapter := p.Modality
+	if adapter == "" {
+		var err error
+		if adapter, _, err = modality.Detect(h); err != nil {
+			return "", err
+		}
+	}
+	var names []string
+	for _, name := range m.info.Modalities {
+		if m.config.Modalities[name].Adapter == adapter {
+			names = append(names, name)
+		}
+	}
+	switch {
+	case len(names) == 1:
+		return names[0], nil
+	case len(names) > 1:
+		return "", fmt.Errorf("pipeline: %w: %s is read by %s of %s: give the part one of these as its role", ErrInput, adapter, strings.Join(names, " and by "), m.info.Name)
+	case h.Parts != nil:
+		adapter = "a folder of them: name its files"
+	}
+	return "", media.Errorf(media.Unsupported, "pipeline: %s takes %s, not %s", m.info.Name, strings.Join(m.info.Modalities, ", "), adapter)
+}
+
+// reads reports whether the modality of that name has an adapter.
+func (m *nativeModel) reads(name, adapter string) bool {
+	return m.config.Modalities[name].Adapter == adapter
 }
 
 // Plan says what an item costs.
@@ -384,20 +414,20 @@ func (m *nativeModel) Predict(ctx context.Context, it Item, opt PredictOptions) 
 			}
 		}
 	}
-	if opt.Caption && m.caption != nil && !onlyText(p.names) {
+	if opt.Caption && m.caption != nil && !m.onlyText(p.names) {
 		out.Caption, err = m.caption.say(ctx, a, m.resampler, p.latents)
 	}
 	return out, err
 }
 
 // onlyText reports whether every part of an item is text, which needs no caption.
-func onlyText(names []string) bool {
-	return !slices.ContainsFunc(names, func(n string) bool { return n != "text" })
+func (m *nativeModel) onlyText(names []string) bool {
+	return !slices.ContainsFunc(names, func(n string) bool { return !m.reads(n, "text") })
 }
 
 // fillMasks answers the masked bytes of a text, when it has any.
 func (m *nativeModel) fillMasks(ctx context.Context, a *tensor.Arena, it Item, p *nativePass, h nativeOutput, top int, out *Prediction) error {
-	if len(p.names) != 1 || p.names[0] != "text" {
+	if len(p.names) != 1 || !m.reads(p.names[0], "text") {
 		return nil
 	}
 	values, err := m.textIDs(ctx, it)
@@ -452,5 +482,55 @@ func (m *nativeModel) textIDs(ctx context.Context, it Item) ([]int, error) {
 	return ids, nil
 }
 
-// Canary is a short text, or nothing where the model reads none.
-func (m *nativeModel) Canary() Item { return Item{Parts: []Part{TextPart("canary")}} }
+// Canary is a short text or a small picture; no parts for a model that reads neither.
+func (m *nativeModel) Canary() Item {
+	if it := m.madeUp("text"); len(it.Parts) > 0 {
+		return it
+	}
+	return m.madeUp("image")
+}
+
+// Work implements Bencher: pictures, or short texts where the model reads none, all heads of
+// each answered.
+func (m *nativeModel) Work(batch int) (float64, func(context.Context) error, error) {
+	it := m.madeUp("image")
+	if len(it.Parts) == 0 {
+		it = m.madeUp("text")
+	}
+	if len(it.Parts) == 0 {
+		return 0, nil, fmt.Errorf("pipeline: %s reads neither pictures nor text: it cannot be measured on made-up input", m.info.Name)
+	}
+	plan, err := m.Plan(context.Background(), it)
+	return float64(batch) * plan.FLOPs, func(ctx context.Context) error {
+		for range batch {
+			if _, err := m.Predict(ctx, it, PredictOptions{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, err
+}
+
+// madeUp is a small input for the modality that has that adapter, without parts for none.
+func (m *nativeModel) madeUp(adapter string) Item {
+	data := map[string][]byte{"text": []byte("canary"), "image": greyPNG()}[adapter]
+	for _, name := range m.info.Modalities {
+		if m.reads(name, adapter) {
+			return Item{Parts: []Part{{Input: media.Bytes("", data), Modality: name}}}
+		}
+	}
+	return Item{}
+}
+
+// greyPNG is a grey picture of 64×64 pixels.
+var greyPNG = sync.OnceValue(func() []byte {
+	p := image.NewNRGBA(image.Rect(0, 0, 64, 64))
+	for i := range p.Pix {
+		p.Pix[i] = 128 | uint8(i%4/3*127) // opaque
+	}
+	b, err := imagefile.EncodePNG(p)
+	if err != nil {
+		panic("pipeline: " + err.Error()) // it is always the same picture
+	}
+	return b
+})

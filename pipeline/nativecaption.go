@@ -22,37 +22,57 @@ type captioner struct {
 	max   int
 }
 
-// newCaptioner reads the language model that the caption part describes, in OpenFlamingo's
-// own words.
+// nativeCaption is what the caption part says.
+type nativeCaption struct {
+	Max   int `json:"max_new_tokens"` // zero means 48
+	Media int `json:"media_token_id"`
+	End   int `json:"eoc_token_id"`
+	lm    flamingo.Config
+}
+
+// parseCaption reads the caption part, in OpenFlamingo's own words.
+func parseCaption(config json.RawMessage) (nativeCaption, error) {
+	p := nativeCaption{Max: 48}
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(config, &fields); err != nil {
+		return p, fmt.Errorf("caption: %w", err)
+	}
+	if err := json.Unmarshal(config, &p); err != nil {
+		return p, fmt.Errorf("caption: %w", err)
+	}
+	fields["model_type"] = json.RawMessage(`"openflamingo"`)
+	var err error
+	if p.lm, err = flamingo.ParseConfig(mustJSON(fields)); err != nil {
+		return p, fmt.Errorf("caption: %w", err)
+	}
+	return p, nil
+}
+
+// newCaptioner loads the language model that the caption part describes.
 func newCaptioner(s weights.Scope, config json.RawMessage, r *resampler.Resampler) (*captioner, error) {
 	if r == nil {
 		return nil, fmt.Errorf("caption: needs a resampler")
 	}
-	var own struct {
-		Max   int `json:"max_new_tokens"`
-		Media int `json:"media_token_id"`
-		End   int `json:"eoc_token_id"`
-	}
-	fields := map[string]json.RawMessage{}
-	if err := json.Unmarshal(config, &fields); err != nil {
-		return nil, fmt.Errorf("caption: %w", err)
-	}
-	if err := json.Unmarshal(config, &own); err != nil {
-		return nil, fmt.Errorf("caption: %w", err)
-	}
-	fields["model_type"] = json.RawMessage(`"openflamingo"`)
-	c, err := flamingo.ParseConfig(mustJSON(fields))
+	own, err := parseCaption(config)
 	if err != nil {
-		return nil, fmt.Errorf("caption: %w", err)
+		return nil, err
 	}
-	if c.Vocab <= modality.Vocabulary-1 || c.Cross == nil || c.Cross.Media != r.Config.Out {
-		return nil, fmt.Errorf("caption: wants a vocabulary above %d and cross-attention to latents of %d", modality.Vocabulary-1, r.Config.Out)
+	c := own.lm
+	switch {
+	case c.Vocab < modality.Vocabulary:
+		return nil, fmt.Errorf("caption.lang_config.vocab_size: %d, want at least %d: a byte is its value + %d", c.Vocab, modality.Vocabulary, modality.ByteOffset)
+	case c.Cross == nil:
+		return nil, fmt.Errorf("caption.gated_cross_attn: missing")
+	case c.Cross.Media != r.Config.Out:
+		return nil, fmt.Errorf("caption.gated_cross_attn.dim_visual: %d, the resampler's dim is %d", c.Cross.Media, r.Config.Out)
+	case own.End >= c.Vocab:
+		return nil, fmt.Errorf("caption.eoc_token_id: %d is beyond the vocabulary of %d", own.End, c.Vocab)
 	}
 	lm, err := flamingo.New(s, c)
 	if err != nil {
 		return nil, fmt.Errorf("caption: %w", err)
 	}
-	return &captioner{lm: lm, media: own.Media, end: own.End, max: max(own.Max, 1)}, nil
+	return &captioner{lm: lm, media: own.Media, end: own.End, max: own.Max}, nil
 }
 
 // condition resamples latents (1×N×D each) into what the language model attends to: P×n×W.

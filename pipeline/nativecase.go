@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -113,7 +114,11 @@ func (m *nativeModel) mediaCase(ctx context.Context, a *tensor.Arena, kind strin
 
 // maskedCase emits the logits of every row of a text.
 func (m *nativeModel) maskedCase(ctx context.Context, a *tensor.Arena, values tensor.Tensor) error {
-	rows, x, err := m.encodeCase(ctx, a, m.media["text"], values)
+	i := slices.IndexFunc(m.info.Modalities, func(n string) bool { return m.reads(n, "text") })
+	if i < 0 {
+		return errors.New("no modality reads text")
+	}
+	rows, x, err := m.encodeCase(ctx, a, m.media[m.info.Modalities[i]], values)
 	if err != nil {
 		return err
 	}

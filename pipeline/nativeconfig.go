@@ -1,15 +1,13 @@
 package pipeline
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
-)
 
-// nativeFormat is the "format" of the model.json that is read here.
-const nativeFormat = "mmserve/1"
+	"github.com/mmserve/mmserve/perceiver"
+)
 
 // nativeConfig is model.json: a composition written down (docs/model-json.md).
 type nativeConfig struct {
@@ -77,8 +75,8 @@ type nativeDecoder struct {
 	QK       int    `json:"qk_channels"`
 	V        int    `json:"v_channels"`
 	Widening int    `json:"widening_factor"`
-	Act      string `json:"hidden_act"`
-	Residual bool   `json:"use_query_residual"`
+	Act      string `json:"hidden_act"`         // empty: gelu
+	Residual *bool  `json:"use_query_residual"` // nil: true
 }
 
 // The kinds of nativeHead.
@@ -119,44 +117,45 @@ type nativeResampler struct {
 	FFMult  int    `json:"ff_mult"`
 }
 
-// parseNative reads a model.json strictly; every fault is named in one error.
+// parseNative reads a model.json: first against the schema, which knows keys, types and
+// bounds, then for what its parts ask of each other. Every fault is named in one error.
 func parseNative(text []byte) (*nativeConfig, error) {
-	var c nativeConfig
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&c); err != nil {
+	value, err := decodeJSON(text)
+	if err != nil {
 		return nil, err
 	}
+	check := checker{root: nativeSchema()}
+	check.check("", check.root, value)
+	if err := check.faults.err(); err != nil {
+		return nil, err
+	}
+	var c nativeConfig
+	if err := json.Unmarshal(mustJSON(value), &c); err != nil {
+		return nil, err // the schema lets through what the struct cannot hold: a fault of ours
+	}
 	var f nativeFaults
-	if c.Format != nativeFormat {
-		f.add("format: %q, want %q", c.Format, nativeFormat)
-	}
-	if c.RowChannels < 1 || c.RowChannels > maxNativeWidth {
-		f.add("row_channels: %d, want 1 to %d", c.RowChannels, maxNativeWidth)
-	}
-	if len(c.Modalities) == 0 {
-		f.add("modalities: empty")
-	}
 	for name, m := range c.Modalities {
 		m.check(&f, "modalities."+name, c.RowChannels)
 	}
 	if len(c.Heads) > 0 && c.Decoder == nil {
 		f.add("decoder: missing, and there are heads")
 	}
-	if d := c.Decoder; d != nil && (d.Heads < 1 || d.Widening < 1) {
-		f.add("decoder: num_heads %d and widening_factor %d, want at least 1", d.Heads, d.Widening)
-	}
 	for name, h := range c.Heads {
 		h.check(&f, "heads."+name, c.Modalities)
 	}
-	if r := c.Resampler; r != nil && r.Kind != "openflamingo" {
-		f.add("resampler.kind: %q, want openflamingo", r.Kind)
+	encoder, err := perceiver.ParseConfig(c.Encoder)
+	if err != nil {
+		f.add("encoder: %v", err)
+		return &c, f.err()
+	}
+	if encoder.ModelDim != c.RowChannels {
+		f.add("encoder.d_model: %d, row_channels is %d", encoder.ModelDim, c.RowChannels)
+	}
+	if r := c.Resampler; r != nil && r.Dim != encoder.LatentDim {
+		f.add("resampler.dim: %d, the encoder's d_latents is %d", r.Dim, encoder.LatentDim)
 	}
 	return &c, f.err()
 }
-
-// maxNativeWidth bounds the widths of a model.json.
-const maxNativeWidth = 1 << 16
 
 // nativeFaults collects what is wrong with a model.json.
 type nativeFaults []string
@@ -189,17 +188,11 @@ func (m nativeModality) width() int {
 	return c
 }
 
+// check notes what of a modality does not fit together, or the width of the rows.
 func (m nativeModality) check(f *nativeFaults, at string, width int) {
 	axes := len(m.Input.Axes)
-	if axes < 1 || axes > 2 {
-		f.add("%s.input.axes: %d, want 1 or 2", at, axes)
-		return
-	}
-	if m.Input.Channels < 1 {
-		f.add("%s.input.channels: %d", at, m.Input.Channels)
-	}
-	if e := m.Embedding; e != nil && (e.Rows < 1 || e.Channels < 1 || axes != 1 || m.Input.Channels != 1) {
-		f.add("%s.embedding: wants rows, channels, and an input of one axis and one channel", at)
+	if m.Embedding != nil && (axes != 1 || m.Input.Channels != 1) {
+		f.add("%s.embedding: wants an input of one axis and one channel, got %d and %d", at, axes, m.Input.Channels)
 	}
 	channels := m.Input.Channels
 	if m.Embedding != nil {
@@ -209,41 +202,27 @@ func (m nativeModality) check(f *nativeFaults, at string, width int) {
 		l.check(f, fmt.Sprintf("%s.stem[%d]", at, i), axes, channels)
 		channels = l.Out
 	}
-	switch p := m.Position; p.Kind {
-	case "none", "":
-	case "learned":
-		if p.Rows < 1 || p.Channels < 1 || axes != 1 {
-			f.add("%s.position: learned wants rows, channels and an input of one axis", at)
-		}
-	case "fourier":
-		if p.Bands < 1 || len(p.MaxRes) != axes {
-			f.add("%s.position: fourier wants bands and %d max_resolution", at, axes)
-		}
-	default:
-		f.add("%s.position.kind: %q, want fourier, learned or none", at, p.Kind)
+	switch p := m.Position; {
+	case p.Kind == "learned" && axes != 1:
+		f.add("%s.position: learned wants an input of one axis, got %d", at, axes)
+	case p.Kind == "fourier" && len(p.MaxRes) != axes:
+		f.add("%s.position.max_resolution: %d values, want one for each of %d axes", at, len(p.MaxRes), axes)
 	}
 	if w := m.width(); w > width {
 		f.add("%s: rows of %d channels, more than row_channels %d", at, w, width)
 	}
 }
 
+// check notes what of a stem layer does not fit its input.
 func (l nativeConv) check(f *nativeFaults, at string, axes, in int) {
-	if l.Out < 1 || l.Out > maxNativeWidth {
-		f.add("%s.out: %d", at, l.Out)
-	}
-	for name, v := range map[string][]int{"kernel": l.Kernel, "stride": l.Stride, "padding": l.Padding} {
-		if len(v) != axes {
-			f.add("%s.%s: %d values, want %d", at, name, len(v), axes)
+	for _, v := range []struct {
+		name  string
+		sizes []int
+	}{{"kernel", l.Kernel}, {"stride", l.Stride}, {"padding", l.Padding}, {"max_pool", l.MaxPool}} {
+		if len(v.sizes) != axes && !(v.name == "max_pool" && v.sizes == nil) {
+			f.add("%s.%s: %d values, want %d, one an axis", at, v.name, len(v.sizes), axes)
 			return
 		}
-		for _, x := range v {
-			if x < 0 || x > 1024 || x == 0 && name != "padding" {
-				f.add("%s.%s: %d", at, name, x)
-			}
-		}
-	}
-	if l.MaxPool != nil && (len(l.MaxPool) != axes || slices.Min(l.MaxPool) < 1) {
-		f.add("%s.max_pool: want %d values of at least 1", at, axes)
 	}
 	if !l.Residual {
 		return
@@ -253,23 +232,26 @@ func (l nativeConv) check(f *nativeFaults, at string, axes, in int) {
 		same = same && l.Stride[i] == 1 && 2*l.Padding[i] == l.Kernel[i]-1
 	}
 	if !same {
-		f.add("%s.residual: the layer changes its input's shape", at)
+		f.add("%s.residual: the layer changes its input's shape (%d channels to %d; residual wants stride 1 and padding (kernel-1)/2)", at, in, l.Out)
 	}
 }
 
+// check notes what of a head does not fit the modalities.
 func (h nativeHead) check(f *nativeFaults, at string, known map[string]nativeModality) {
-	switch h.Kind {
-	case headClasses, headEmbedding, headMaskedBytes:
-	default:
-		f.add("%s.kind: %q, want %s, %s or %s", at, h.Kind, headClasses, headEmbedding, headMaskedBytes)
-		return
+	seen := map[string]bool{}
+	for _, l := range h.Labels {
+		if seen[l] {
+			f.add("%s.labels: %q stands twice", at, l)
+		}
+		seen[l] = true
 	}
-	if h.width() < 1 {
-		f.add("%s: gives no values (labels, dim or vocab_size)", at)
-	}
-	for _, m := range h.Modalities {
-		if _, ok := known[m]; !ok {
-			f.add("%s.modalities: %q is not among the modalities", at, m)
+	for _, name := range h.Modalities {
+		m, ok := known[name]
+		switch {
+		case !ok:
+			f.add("%s.modalities: %q is not among the modalities", at, name)
+		case h.Kind == headMaskedBytes && m.Adapter != "text":
+			f.add("%s.modalities: %q is read by the adapter %s, masked_bytes wants text", at, name, m.Adapter)
 		}
 	}
 }

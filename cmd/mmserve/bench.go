@@ -104,7 +104,7 @@ func openBench(ctx context.Context, dir, config string, opt pipeline.Options) (p
 	case dir != "":
 		return pipeline.Open(ctx, dir, opt)
 	case config == "":
-		return nil, usagef("--model DIR or --config FILE --random is missing")
+		return openBuiltin(ctx, opt)
 	case !opt.Random:
 		return nil, usagef("--config needs --random: there are no weights beside it")
 	}

@@ -15,13 +15,13 @@ func commands() []command {
 		{"preprocess", "--config preprocessor_config.json IMAGE -o out.npy", "write exactly the pixels a model would see", preprocess},
 		{"modalities", "[--json]", "list the media that are compiled in, with their options", modalities},
 		{"verify", "[--kernels SET] [--plain] DIR…", "compare a model with its reference outputs, stage by stage", verify},
-		{"bench", "--model DIR | --config FILE --random [--batch 1] [--seconds 10] [--json]", "measure a model's forward pass", bench},
+		{"bench", "[--model DIR | --config FILE --random] [--batch 1] [--seconds 10] [--json]", "measure a model's forward pass", bench},
 		{"serve", "[--addr 127.0.0.1:8080] [--models NAME=DIR] [--config FILE]", "serve models over HTTP", serve},
 		{"load", "[--url URL] [--rates 0.5,1,2,5] [--seconds 10] [--hostile 0.01] [FILE…]", "press a server over HTTP and print goodput, latency and what was shed", load},
 		{"config", "[flags of serve]", "print the server's effective settings and where each came from", config},
 		{"eval", "[--model DIR] [--json] [--split S] [--robustness] [--examples N] DATA_DIR", "measure a model on labelled data", eval},
 		{"import", "IN.bin|IN.pt OUT.safetensors", "convert a PyTorch weight file without running any of it", importWeights},
-		{"inspect", "[--json] FILE|DIR", "list tensors, shapes, types and the architecture", inspect},
+		{"inspect", "[--json] FILE|DIR | --schema", "list tensors, shapes, types and what a model is made of", inspect},
 		{"version", "", "print the version", version},
 	}
 }

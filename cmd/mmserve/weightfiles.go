@@ -6,9 +6,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/mmserve/mmserve/pipeline"
+	"github.com/mmserve/mmserve/tensor"
 	"github.com/mmserve/mmserve/weights"
 )
 
@@ -36,6 +38,7 @@ type inspection struct {
 	Architecture string      `json:"architecture,omitempty"`
 	Known        bool        `json:"known,omitempty"`       // the architecture loads here
 	Composition  []string    `json:"composition,omitempty"` // of a native directory, for people
+	Wanted       bool        `json:"wanted,omitempty"`      // there is no weight file: the tensors it would hold
 	Tensors      []inspected `json:"tensors"`
 	Parameters   int64       `json:"parameters"`
 	Bytes        int64       `json:"bytes"`
@@ -48,39 +51,73 @@ type inspected struct {
 	Shape []int         `json:"shape"`
 }
 
-// describe fills in what a directory says of itself.
-func (in *inspection) describe(path string) error {
+// describe fills in what a directory says of itself, and the tensors it wants when it has no
+// weights.
+func (in *inspection) describe(ctx context.Context, path string) error {
 	d, err := pipeline.ReadDir(path)
 	if err != nil {
 		return err
 	}
 	in.Architecture, in.Known = d.Arch, pipeline.Known(d.Arch)
-	in.Composition, err = d.Explain()
-	return err
+	if in.Composition, err = d.Explain(); err != nil || len(in.Composition) == 0 {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(path, "model.safetensors")); !missing(err) {
+		return err
+	}
+	wanted, err := d.Wanted(ctx, pipeline.Options{})
+	if err != nil {
+		return err
+	}
+	in.Wanted = true
+	for _, t := range wanted {
+		n := int64(tensor.Size(t.Shape))
+		in.Parameters, in.Bytes = in.Parameters+n, in.Bytes+4*n
+		in.Tensors = append(in.Tensors, inspected{t.Name, t.DType, t.Shape})
+	}
+	return nil
 }
 
-func inspect(_ context.Context, e *env, fs *flag.FlagSet, args []string) error {
+// weigh fills in what a weight file holds.
+func (in *inspection) weigh(path string) error {
+	s, err := weights.Inspect(path)
+	if err != nil {
+		return err
+	}
+	in.Parameters, in.Bytes = s.Parameters, s.Bytes
+	for _, t := range s.Tensors {
+		in.Tensors = append(in.Tensors, inspected{t.Name, t.DType, t.Shape})
+	}
+	return nil
+}
+
+func inspect(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	asJSON := fs.Bool("json", false, "print one JSON object")
+	schema := fs.Bool("schema", false, "print the JSON Schema of model.json")
 	paths, err := parse(fs, args)
 	if err != nil {
+		return err
+	}
+	if *schema {
+		_, err := e.stdout.Write(pipeline.NativeSchema())
 		return err
 	}
 	if len(paths) != 1 {
 		return usagef("want one FILE or DIR, got %d operands", len(paths))
 	}
-	var in inspection
+	in := inspection{Tensors: []inspected{}}
 	if st, err := os.Stat(paths[0]); err == nil && st.IsDir() {
-		if err := in.describe(paths[0]); err != nil {
+		if err := in.describe(ctx, paths[0]); err != nil {
+			if _, native := os.Stat(filepath.Join(paths[0], "model.json")); native == nil {
+				return err
+			}
 			fmt.Fprintf(e.stderr, "note: %v; the weights alone are shown\n", err)
 		}
 	}
-	s, err := weights.Inspect(paths[0])
-	if err != nil {
-		return err
-	}
-	in.Parameters, in.Bytes, in.Tensors = s.Parameters, s.Bytes, []inspected{}
-	for _, t := range s.Tensors {
-		in.Tensors = append(in.Tensors, inspected{t.Name, t.DType, t.Shape})
+	if !in.Wanted {
+		if err := in.weigh(paths[0]); err != nil {
+			return err
+		}
 	}
 	if *asJSON {
 		return json.NewEncoder(e.stdout).Encode(in)
@@ -93,6 +130,9 @@ func inspect(_ context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	}
 	for _, line := range in.Composition {
 		fmt.Fprintln(e.stdout, line)
+	}
+	if in.Wanted {
+		fmt.Fprintln(e.stdout, "no model.safetensors; it would hold:")
 	}
 	w := tabwriter.NewWriter(e.stdout, 0, 4, 2, ' ', 0)
 	for _, t := range in.Tensors {
