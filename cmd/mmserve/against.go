@@ -25,7 +25,7 @@ func against(ctx context.Context, e *env, dirs []string, reference string, other
 		name := filepath.Base(filepath.Clean(dir))
 		var want []pipeline.Observation
 		for _, dt := range append([]string{reference}, others...) {
-			items, done := caseItems(dir)
+			items, done := caseItems(ctx, e, dir)
 			info, got, err := pipeline.ObserveCase(withProgress(ctx, e), dir, items, pipeline.Options{DType: dt, Plain: plain})
 			done()
 			if err != nil {
@@ -54,7 +54,7 @@ func against(ctx context.Context, e *env, dirs []string, reference string, other
 }
 
 // caseItems returns what makes the further inputs of a case, and what closes their files.
-func caseItems(dir string) (items func(pipeline.Model) ([]pipeline.Item, error), done func()) {
+func caseItems(ctx context.Context, e *env, dir string) (items func(pipeline.Model) ([]pipeline.Item, error), done func()) {
 	var closers []func()
 	items = func(m pipeline.Model) ([]pipeline.Item, error) {
 		text, err := os.ReadFile(filepath.Join(dir, itemsFile))
@@ -78,7 +78,7 @@ func caseItems(dir string) (items func(pipeline.Model) ([]pipeline.Item, error),
 					files[i] = filepath.Join(dir, files[i])
 				}
 				var closeFiles func()
-				if it, closeFiles, err = openItem(files); err == nil {
+				if it, closeFiles, err = openItem(ctx, e, files); err == nil {
 					closers = append(closers, closeFiles)
 				}
 			}
