@@ -2,7 +2,9 @@ package kernel
 
 import (
 	"fmt"
+	"math"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -22,7 +24,7 @@ func Gemm(dst []float32, ldd int, a []float32, lda, m int, w *Packed, e Epilogue
 	checkMatrix("gemm: dst", dst, ldd, m, w.n)
 	e.check(m, w.n)
 	j := getGemm()
-	*j = gemmJob{set: current.Load(), dst: dst, ldd: ldd, a: a, lda: lda, m: m, w: w, e: e, packed: j.packed, params: j.params}
+	*j = gemmJob{set: current.Load(), dst: dst, ldd: ldd, a: a, lda: lda, m: m, w: w, e: e, spans: j.spans}
 	j.start()
 	j.release()
 }
@@ -76,7 +78,8 @@ func gemmUnpacked(dst []float32, ldd int, a []float32, lda, m, n, k int, e Epilo
 	}
 }
 
-// gemmJob is one product, divided into row blocks × column groups.
+// gemmJob is one product, divided into row blocks × column groups: items, which workers take
+// block by block, so that each packs rows of a for itself and finds them in its own cache.
 type gemmJob struct {
 	set    *set
 	dst    []float32
@@ -85,16 +88,14 @@ type gemmJob struct {
 	lda, m int
 	w      *Packed
 	e      Epilogue
-	depth  int       // 32-bit groups of a row of a as multiplied
-	dot    DType     // BF16 or Int8 when multiplied as such, else F32
-	packed []float32 // all of a packed, when small
-	params []float32 // Int8: step, then zero point, of each row of a, when packed
-	shared bool      // packed is in use
-	phase  int       // 0 packs a, 1 multiplies
-	blocks int       // row blocks
-	groups int       // column groups of a row block
-	slices int       // slices of the depth
-	far    bool      // w does not stay in the second-level cache
+	depth  int    // 32-bit groups of a row of a as multiplied
+	dot    DType  // BF16 or Int8 when multiplied as such, else F32
+	panels int    // of w
+	blocks int    // row blocks
+	groups int    // column groups of a row block
+	slices int    // slices of the depth
+	far    bool   // w does not stay in the second-level cache
+	spans  []span // the items of each worker
 }
 
 var gemms struct {
@@ -114,23 +115,23 @@ func getGemm() *gemmJob {
 }
 
 func (j *gemmJob) release() {
-	*j = gemmJob{packed: j.packed, params: j.params}
+	*j = gemmJob{spans: j.spans}
 	gemms.mu.Lock()
 	gemms.free = append(gemms.free, j)
 	gemms.mu.Unlock()
 }
 
 const (
-	blockRows   = 126     // rows of a block, about; a multiple of the tiles' heights
+	blockRows   = 128     // rows of a block, at most
+	blockTiles  = 4       // tiles of a block, at least, where rows are divided for the workers' sake
 	blockFloats = 1 << 19 // values of a packed row block, at most, when it has many rows
-	chunkFloats = 1 << 17 // values of a packed row block multiplied before the next of its depth
-	sharedA     = 1 << 22 // values of a up to which it is packed once, before multiplying
+	chunkFloats = 180_000 // values of a packed row block multiplied before the next of its depth
 	runPanels   = 8       // panels that a row block's chunk is multiplied with, when it has several
 	nearBytes   = 1 << 19 // of w, at most, that stay in the second-level cache
-	parts       = 8       // of the work for each thread: enough that the last ones even out
+	items       = 8       // for each worker: enough that the last ones even out
 )
 
-// start divides the product and runs its one or two phases.
+// start divides the product and runs it.
 func (j *gemmJob) start() {
 	threads := Threads()
 	j.depth, j.dot = j.w.k, F32
@@ -140,193 +141,223 @@ func (j *gemmJob) start() {
 	if float64(j.m)*float64(j.w.n)*float64(j.w.k) < 1<<17 {
 		threads = 1
 	}
-	panels := (j.w.n + panel - 1) / panel
-	rows := min(blockRows, max(j.set.mr*2, blockFloats/max(1, j.depth)))
-	j.blocks = (j.m + rows - 1) / rows
+	j.panels = (j.w.n + panel - 1) / panel
 	j.slices = (j.depth + kBlock - 1) / kBlock
 	j.far = j.w.Bytes() > nearBytes
-	j.shared = j.m*j.depth <= sharedA && j.blocks < parts*threads
-	j.groups = 1
-	if j.shared {
-		if threads > 1 {
-			j.groups = min(panels, (parts*threads+j.blocks-1)/j.blocks)
-		}
-		for j.blocks*j.groups%threads != 0 && j.groups < panels {
-			j.groups++
-		}
-		j.packed = grow(&j.packed, j.m*j.depth)
-		grow(&j.params, 2*j.m)
-		j.phase = 0
-		j.runAll(threads, j.blocks)
-	} else {
-		j.blocks = min(j.m, (j.blocks+threads-1)/threads*threads)
+	rows := min(blockRows, max(j.set.mr*2, blockFloats/max(1, j.depth)))
+	j.blocks = (j.m + rows - 1) / rows
+	if b := (j.blocks + threads - 1) / threads * threads; b*blockTiles*j.set.mr <= j.m {
+		j.blocks = b // as many for every worker
 	}
-	j.phase = 1
-	j.runAll(threads, j.blocks*j.groups)
-}
-
-func (j *gemmJob) runAll(threads, n int) {
-	if threads > 1 && n > 1 {
-		workers.do(n, j)
+	j.groups = 1
+	if threads > 1 {
+		j.groups = min(j.panels, (items*threads+j.blocks-1)/j.blocks)
+		threads = min(threads, j.blocks*j.groups)
+	}
+	if cap(j.spans) < threads {
+		j.spans = make([]span, threads)
+	}
+	j.spans = j.spans[:threads]
+	for i := range j.spans {
+		j.spans[i].set(split(j.blocks*j.groups, threads, i), split(j.blocks*j.groups, threads, i+1))
+	}
+	if threads == 1 {
+		j.run(0)
 		return
 	}
-	for i := range n {
-		j.run(i)
+	workers.do(threads, j)
+}
+
+// span is a range of items, taken one by one: by its worker from the front, by others, when
+// they have nothing left, from the back.
+type span struct{ ends atomic.Uint64 }
+
+func (s *span) set(from, to int) { s.ends.Store(uint64(from)<<32 | uint64(to)) }
+
+func (s *span) take(front bool) (item int, ok bool) {
+	for {
+		ends := s.ends.Load()
+		from, to := ends>>32, ends&math.MaxUint32
+		if from >= to {
+			return 0, false
+		}
+		item, next := from, ends+1<<32
+		if !front {
+			item, next = to-1, ends-1
+		}
+		if s.ends.CompareAndSwap(ends, next) {
+			return int(item), true
+		}
 	}
 }
 
 // block returns the rows of block b, which are spread evenly.
 func (j *gemmJob) block(b int) (from, to int) {
-	return b * j.m / j.blocks, (b + 1) * j.m / j.blocks
+	return split(j.m, j.blocks, b), split(j.m, j.blocks, b+1)
 }
 
-func (j *gemmJob) run(part int) {
+// run is one worker: its own items, then what others have left.
+func (j *gemmJob) run(worker int) {
 	s := getScratch()
 	defer putScratch(s)
-	if j.phase == 0 {
-		from, to := j.block(part)
-		j.pack(s, j.packed[from*j.depth:to*j.depth], j.params[2*from:2*to], from, to)
-		return
+	x := gemmBlock{gemmJob: j, s: s, b: -1}
+	for v := range j.spans {
+		own := (worker + v) % len(j.spans)
+		for {
+			item, ok := j.spans[own].take(v == 0)
+			if !ok {
+				break
+			}
+			if b := item / j.groups; b != x.b {
+				x.pack(b)
+			}
+			x.next = v == 0 && x.b+1 < j.blocks && (x.b+1)*j.groups < split(j.blocks*j.groups, len(j.spans), own+1)
+			x.multiply(item % j.groups)
+		}
 	}
-	b, g := part/j.groups, part%j.groups
-	from, to := j.block(b)
-	var pa, params []float32
-	if j.shared {
-		pa, params = j.packed[from*j.depth:to*j.depth], j.params[2*from:2*to]
-	} else {
-		pa, params = grow(&s.a, (to-from)*j.depth), grow(&s.y, 2*(to-from))
-		j.pack(s, pa, params, from, to)
+}
+
+// gemmBlock is a block of rows that a worker has packed.
+type gemmBlock struct {
+	*gemmJob
+	s        *scratch
+	b        int  // the block; −1 for none
+	from, to int  // its rows
+	next     bool // the worker goes on with the next block
+	packed   []float32
+	params   []float32 // Int8: step, then zero point, of each row
+}
+
+// pack writes rows of a as tiles [depth][rows of the tile], rounded or quantised as the
+// product wants them.
+func (x *gemmBlock) pack(b int) {
+	x.b = b
+	x.from, x.to = x.block(b)
+	rows, d := x.to-x.from, x.depth
+	x.packed, x.params = grow(&x.s.a, rows*d), grow(&x.s.y, 2*rows)
+	n := (rows + x.set.mr - 1) / x.set.mr
+	for i := range n {
+		r0, r1 := split(rows, n, i), split(rows, n, i+1)
+		src, ld := x.a[(x.from+r0)*x.lda:], x.lda
+		if x.dot != F32 {
+			src, ld = grow(&x.s.x, (r1-r0)*d), d
+			for r := r0; r < r1; r++ {
+				x.convert(x.s, src[(r-r0)*d:(r-r0+1)*d], x.params[r:], rows, x.a[(x.from+r)*x.lda:][:x.w.k])
+			}
+		}
+		x.set.transposed(x.packed[r0*d:r1*d], r1-r0, src, ld, r1-r0, d)
 	}
-	panels := (j.w.n + panel - 1) / panel
-	p0, p1 := split(panels, j.groups, g), split(panels, j.groups, g+1)
-	chunk := max(1, chunkFloats/((to-from)*kBlock)) // slices
-	if chunk >= j.slices || to-from <= j.set.mr {
-		c := grow(&s.c, (to-from)*panel)
+}
+
+// multiply computes the panels of group g.
+func (x *gemmBlock) multiply(g int) {
+	rows := x.to - x.from
+	p0, p1 := split(x.panels, x.groups, g), split(x.panels, x.groups, g+1)
+	chunk := max(1, chunkFloats/(rows*kBlock)) // slices
+	if chunk >= x.slices || rows <= x.set.mr {
+		c := grow(&x.s.c, rows*panel)
 		for p := p0; p < p1; p++ {
-			j.strip(s, c, pa, b, p, 0, j.slices)
-			j.finish(s, c, params, from, to, p)
+			x.strip(c, p, 0, x.slices)
+			x.finish(c, p)
 		}
 		return
 	}
 	for ; p0 < p1; p0 += runPanels {
 		n := min(runPanels, p1-p0)
-		c := grow(&s.c, n*(to-from)*panel)
-		for k := 0; k < j.slices; k += chunk {
+		c := grow(&x.s.c, n*rows*panel)
+		for k := 0; k < x.slices; k += chunk {
 			for p := range n {
-				j.strip(s, c[p*(to-from)*panel:(p+1)*(to-from)*panel], pa, b, p0+p, k, min(j.slices, k+chunk))
+				x.strip(c[p*rows*panel:(p+1)*rows*panel], p0+p, k, min(x.slices, k+chunk))
 			}
 		}
 		for p := range n {
-			j.finish(s, c[p*(to-from)*panel:], params, from, to, p0+p)
+			x.finish(c[p*rows*panel:], p0+p)
 		}
 	}
 }
 
 // finish stores the strip of panel p.
-func (j *gemmJob) finish(s *scratch, c, params []float32, from, to, p int) {
-	col := p * panel
-	if j.dot == Int8 {
-		j.w.dequantise(j.set, c, params, to-from, col)
+func (x *gemmBlock) finish(c []float32, p int) {
+	col, rows := p*panel, x.to-x.from
+	if x.dot == Int8 {
+		x.w.dequantise(x.set, c, x.params, rows, col)
 	}
-	j.e.apply(s, j.set, j.dst[from*j.ldd+col:], j.ldd, c, from, to-from, col, min(panel, j.w.n-col))
+	x.e.apply(x.s, x.set, x.dst[x.from*x.ldd+col:], x.ldd, c, x.from, rows, col, min(panel, x.w.n-col))
 }
 
-// split cuts rows into tiles of nearly equal height, at most mr: tile i of n begins here.
-func split(rows, n, i int) int { return i * rows / n }
+// split divides n things into parts of nearly equal size: part i begins here.
+func split(n, parts, i int) int { return i * n / parts }
 
-// pack writes rows [from, to) of a as tiles [depth][rows of the tile], rounded or quantised
-// as the product wants them.
-func (j *gemmJob) pack(s *scratch, dst, params []float32, from, to int) {
-	rows, d := to-from, j.depth
-	n := (rows + j.set.mr - 1) / j.set.mr
-	for i := range n {
-		r0, r1 := split(rows, n, i), split(rows, n, i+1)
-		src, ld := j.a[(from+r0)*j.lda:], j.lda
-		if j.dot != F32 {
-			src, ld = grow(&s.x, (r1-r0)*d), d
-			for r := r0; r < r1; r++ {
-				j.convert(s, src[(r-r0)*d:(r-r0+1)*d], params[r:], rows, j.a[(from+r)*j.lda:][:j.w.k])
-			}
-		}
-		j.set.transposed(dst[r0*d:r1*d], r1-r0, src, ld, r1-r0, d)
-	}
-}
-
-// strip computes block b's rows of panel p into c, of the slices [s0, s1) of the depth: from
-// zero, or on from what c holds.
-func (j *gemmJob) strip(s *scratch, c, pa []float32, b, p, s0, s1 int) {
-	d, col := j.depth, p*panel
+// strip computes the rows of panel p into c, of the slices [s0, s1) of the depth: from zero, or
+// on from what c holds.
+func (x *gemmBlock) strip(c []float32, p, s0, s1 int) {
+	d, col, rows := x.depth, p*panel, x.to-x.from
 	if d == 0 {
 		clear(c)
 		return
 	}
-	from, to := j.block(b)
-	rows := to - from
-	tile := j.set.tile
-	switch j.dot {
+	tile := x.set.tile
+	switch x.dot {
 	case BF16:
-		tile = j.set.dots.tileBF16
+		tile = x.set.dots.tileBF16
 	case Int8:
-		tile = j.set.dots.tileInt8
+		tile = x.set.dots.tileInt8
 	}
-	n := (rows + j.set.mr - 1) / j.set.mr
-	width := panelWidth(j.w.n, col)
-	t := &s.t
-	t.bks, t.cols, t.ldt = width, width, 4*j.ldd
-	slices := j.slices
-	direct := (j.w.dt == F16W || j.w.dt == BF16W) && rows <= smallRows && j.set.tileWiden[0] != nil
+	n := (rows + x.set.mr - 1) / x.set.mr
+	width := panelWidth(x.w.n, col)
+	slices := x.slices
+	direct := (x.w.dt == F16W || x.w.dt == BF16W) && rows <= smallRows && x.set.tileWiden[0] != nil
 	if direct {
-		tile = j.set.tileWiden[isBF16[j.w.dt]]
+		tile = x.set.tileWiden[isBF16[x.w.dt]]
 	}
-	if n == 1 && (direct || j.dot != F32 || j.w.dt == F32) {
+	if n == 1 && (direct || x.dot != F32 || x.w.dt == F32) {
 		slices, s1 = 1, 1 // nothing to keep for other tiles
 	}
+	t := &x.s.t
+	t.bks, t.cols, t.ldt = width, width, 4*x.ldd
 	for sl := s0; sl < s1; sl++ {
 		k0, k1 := split(d, slices, sl), split(d, slices, sl+1)
 		t.k, t.acc = k1-k0, k0
 		switch {
 		case direct:
-			t.b = (*float32)(unsafe.Pointer(&j.w.u16[col*d+k0*width]))
-		case j.dot != F32:
-			t.b = j.w.raw(col*d + k0*width)
+			t.b = (*float32)(unsafe.Pointer(&x.w.u16[col*d+k0*width]))
+		case x.dot != F32:
+			t.b = x.w.raw(col*d + k0*width)
 		default:
-			t.b = j.w.slice(s, j.set, col, width, k0, t.k)
+			t.b = x.w.slice(x.s, x.set, col, width, k0, t.k)
 		}
 		for i := range n {
 			r0, r1 := split(rows, n, i), split(rows, n, i+1)
 			t.rows, t.aks = r1-r0, r1-r0
-			t.a, t.c = &pa[r0*d+k0*t.rows], &c[r0*panel]
+			t.a, t.c = &x.packed[r0*d+k0*t.rows], &c[r0*panel]
 			t.touch = nil
 			if k1 == d {
-				t.touch = &j.dst[(from+r0)*j.ldd+col]
+				t.touch = &x.dst[(x.from+r0)*x.ldd+col]
 			}
-			j.fetch(t, b, p, k0, i, n)
+			x.fetch(t, p, k0, i, n)
 			tile(t)
 		}
 	}
 }
 
-// fetch says what tile i of n, of block b and panel p from depth k0 on, fetches on the way: the
-// first a share of the rows that the next block will pack, the others one of the slice of w
-// that follows.
-func (j *gemmJob) fetch(t *tileArgs, b, p, k0, i, n int) {
+// fetch says what tile i of n, of panel p from depth k0 on, fetches on the way: the first a
+// share of the rows that will be packed next, the others one of the slice of w that follows.
+func (x *gemmBlock) fetch(t *tileArgs, p, k0, i, n int) {
 	t.pre, t.step = nil, 0
-	panels := (j.w.n + panel - 1) / panel
-	ahead := !j.shared && b+1 < j.blocks
 	switch {
-	case ahead && i == 0:
-		from, to := j.block(b + 1)
-		r0, r1 := from+split(to-from, panels, p), from+split(to-from, panels, p+1)
-		if size := (r1 - r0) * j.lda; size > 0 {
-			t.pre, t.step = &j.a[r0*j.lda+size/j.depth*k0], 4*size/j.depth
+	case x.next && i == 0:
+		from, to := x.block(x.b + 1)
+		r0, r1 := from+split(to-from, x.panels, p), from+split(to-from, x.panels, p+1)
+		if size := (r1 - r0) * x.lda; size > 0 {
+			t.pre, t.step = &x.a[r0*x.lda+size/x.depth*k0], 4*size/x.depth
 		}
-	case j.far && (j.dot != F32 || j.w.dt == F32):
-		if ahead {
+	case x.far && (x.dot != F32 || x.w.dt == F32):
+		if x.next {
 			i, n = i-1, n-1
 		}
-		at := p*panel*j.depth + t.cols*(k0+t.k)
-		if size := min(t.cols*t.k, paddedN(j.w.n)*j.depth-at); size > 0 {
-			t.pre, t.step = j.w.raw(at+split(size, n, i)), 4*size/n/t.k
+		at := p*panel*x.depth + t.cols*(k0+t.k)
+		if size := min(t.cols*t.k, paddedN(x.w.n)*x.depth-at); size > 0 {
+			t.pre, t.step = x.w.raw(at+split(size, n, i)), 4*size/n/t.k
 		}
 	}
 }

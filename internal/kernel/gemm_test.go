@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -132,23 +134,52 @@ func bitsEqual(t *testing.T, what string, got, want []float32) {
 	}
 }
 
-// Bits of a row do not depend on how many rows are multiplied, nor on threads.
+// Bits of a row do not depend on how many rows are multiplied, nor on threads. The second shape
+// is deep enough to be multiplied in chunks.
 func TestGemmRowsAreIndependent(t *testing.T) {
-	const m, n, k = 261, 100, 333
-	a, w := noise(1, m*k), noise(2, n*k)
 	forEachSet(t, func(t *testing.T) {
-		for _, dt := range []DType{F32, BF16, Int8, F16W, BF16W} {
-			p := packRows(w, n, k, dt)
-			whole := make([]float32, m*n)
-			Gemm(whole, n, a, k, m, p, Epilogue{})
-			for _, rows := range []int{1, 2, 3, 4, 5, 7, 13, 14, 16, 30, 100} {
-				part := make([]float32, rows*n)
-				from := 7 * rows % (m - rows)
-				SetThreads(1 + rows%3)
-				Gemm(part, n, a[from*k:], k, rows, p, Epilogue{})
-				SetThreads(0)
-				bitsEqual(t, fmt.Sprintf("%v, %d rows", dt, rows), part, whole[from*n:(from+rows)*n])
+		for _, s := range [][3]int{{261, 100, 333}, {129, 265, 1401}} {
+			m, n, k := s[0], s[1], s[2]
+			a, w := noise(1, m*k), noise(2, n*k)
+			for _, dt := range []DType{F32, BF16, Int8, F16W, BF16W} {
+				p := packRows(w, n, k, dt)
+				whole := make([]float32, m*n)
+				Gemm(whole, n, a, k, m, p, Epilogue{})
+				few := []int{1, 2, 3, 4, 5, 7, 13, 14, 16, 30, 100}
+				if k > 1000 {
+					few = []int{1, 4, 29}
+				}
+				for _, rows := range few {
+					part := make([]float32, rows*n)
+					from := 7 * rows % (m - rows)
+					SetThreads(1 + rows%3)
+					Gemm(part, n, a[from*k:], k, rows, p, Epilogue{})
+					SetThreads(0)
+					bitsEqual(t, fmt.Sprintf("%v %v, %d rows", dt, s, rows), part, whole[from*n:(from+rows)*n])
+				}
 			}
 		}
 	})
+}
+
+// Every item of a product is taken once, by its worker or another.
+func TestSpanIsTakenOnce(t *testing.T) {
+	const n = 10_000
+	var s span
+	s.set(7, 7+n)
+	var taken [7 + n]atomic.Int32
+	var done sync.WaitGroup
+	for w := range 4 {
+		done.Go(func() {
+			for i, ok := s.take(w == 0); ok; i, ok = s.take(w == 0) {
+				taken[i].Add(1)
+			}
+		})
+	}
+	done.Wait()
+	for i := range taken {
+		if got, want := taken[i].Load(), int32(min(1, i/7)); got != want {
+			t.Fatalf("item %d taken %d times", i, got)
+		}
+	}
 }
