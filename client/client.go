@@ -38,7 +38,11 @@ type Error struct {
 
 // Error implements error.
 func (e *Error) Error() string {
-	return fmt.Sprintf("mmserve: %d %s: %s (request %s)", e.Status, e.Code, e.Detail, e.RequestID)
+	text := fmt.Sprintf("mmserve: %d %s: %s", e.Status, e.Code, e.Detail)
+	if e.RequestID != "" {
+		text += " (request " + e.RequestID + ")"
+	}
+	return text
 }
 
 // Encode turns items into latents and what Request.Output names.
@@ -63,6 +67,20 @@ func (c *Client) work(ctx context.Context, path string, r Request) (*Document, e
 	}
 	var doc Document
 	return &doc, c.call(ctx, "POST", path, body, &doc)
+}
+
+// Generate continues a prompt about media and returns the whole text. For text as it comes, ask
+// /v1/generate or /v1/chat/completions with any client of server-sent events.
+func (c *Client) Generate(ctx context.Context, p Prompt) (*Generation, error) {
+	body, err := json.Marshal(struct {
+		Prompt
+		Stream bool `json:"stream"`
+	}{p, false})
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	g := new(Generation)
+	return g, c.call(ctx, "POST", "/v1/generate", body, g)
 }
 
 // Models lists the server's models.

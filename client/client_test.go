@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -113,6 +114,31 @@ func TestClient(t *testing.T) {
 	}
 }
 
+func TestGenerate(t *testing.T) {
+	s := server()
+	defer s.Close()
+	c := client.Client{URL: s.URL}
+	drawing := client.Part{Type: "image", Data: read(t, "../testdata/samples/emoji-1f475.png")}
+	g, err := c.Generate(t.Context(), client.Prompt{Content: []client.Part{drawing}, MaxTokens: 5})
+	if err != nil || g.Text == "" || g.Tokens < 1 || g.Tokens > 5 || g.Stop == "" {
+		t.Errorf("%+v, %v", g, err)
+	}
+	drawing.Data, drawing.URL = nil, "data:image/png;base64,"+base64.StdEncoding.EncodeToString(drawing.Data)
+	same, err := c.Generate(t.Context(), client.Prompt{Content: []client.Part{drawing}, MaxTokens: 5})
+	if err != nil || *same != *g {
+		t.Errorf("by URL %+v, %v; want %+v", same, err, g)
+	}
+}
+
+func read(t *testing.T, file string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func TestRetries(t *testing.T) {
 	var n atomic.Int64
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -134,6 +160,9 @@ func TestRetries(t *testing.T) {
 }
 
 func TestTensorsThatLie(t *testing.T) {
+	if _, err := (*client.Tensor)(nil).Float32s(); err == nil {
+		t.Error("a tensor that is not there has values")
+	}
 	for _, text := range []string{
 		`{"shape":[2],"dtype":"f32","data":"AAAA"}`, `{"shape":[1],"dtype":"f9","data":"AAAAAA=="}`,
 		`{"shape":[1],"dtype":"f32","data":"??"}`, `{"shape":[1],"dtype":"f32","data":{}}`, `{"shape":[1],"dtype":"f32"}`,

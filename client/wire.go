@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 )
@@ -27,13 +28,15 @@ type Item struct {
 	Content []Part `json:"content"`
 }
 
-// Part is one medium. Data travels as base64.
+// Part is one medium: Text, Data or URL. Data travels as base64.
 type Part struct {
 	Type      string          `json:"type"` // "image", "audio", "point_cloud", "text", "video", …
 	Text      string          `json:"text,omitempty"`
 	Data      []byte          `json:"data,omitempty"`
+	URL       string          `json:"url,omitempty"` // data:, or of a host that the server fetches from
 	MediaType string          `json:"media_type,omitempty"`
 	Name      string          `json:"name,omitempty"`
+	Role      string          `json:"role,omitempty"`    // what the model calls it, where it takes several
 	Options   json.RawMessage `json:"options,omitempty"` // the adapter's
 }
 
@@ -86,12 +89,22 @@ type Plan struct {
 type Prediction struct {
 	Task    string  `json:"task"`
 	Classes []Class `json:"classes"`
-	Heads   []struct {
-		Task    string  `json:"task"`
-		Classes []Class `json:"classes"`
-	} `json:"heads"`
-	Text    string `json:"text"`
-	Caption string `json:"caption"`
+	Heads   []Head  `json:"heads"`   // of a model with several tasks
+	Masks   []Mask  `json:"masks"`   // fill_mask: one a masked byte
+	Text    string  `json:"text"`    // fill_mask: the filled text
+	Caption string  `json:"caption"` // a language model's words
+}
+
+// Head is the answer of one of several tasks.
+type Head struct {
+	Task    string  `json:"task"`
+	Classes []Class `json:"classes"`
+}
+
+// Mask is the answer for one masked byte.
+type Mask struct {
+	Position   int     `json:"position"` // token index
+	Candidates []Class `json:"candidates"`
 }
 
 // Class is a label with its probability.
@@ -103,9 +116,33 @@ type Class struct {
 
 // Model is one model of the server.
 type Model struct {
-	ID    string          `json:"id"`
-	State string          `json:"state"`
-	Info  json.RawMessage `json:"info"`
+	ID      string          `json:"id"`
+	State   string          `json:"state"` // "loaded", "loading", "unloaded" or "failed"
+	Error   string          `json:"error"` // why the last load failed
+	Default bool            `json:"default"`
+	Info    json.RawMessage `json:"info"` // of a loaded one: digest, media, outputs, sizes
+}
+
+// Prompt asks a model with a language model for text. Media stand where "<image>" is in Text, in
+// order; without marks they go first.
+type Prompt struct {
+	Model       string   `json:"model,omitempty"`
+	Text        string   `json:"prompt"`
+	Content     []Part   `json:"content,omitempty"`
+	MaxTokens   int      `json:"max_tokens,omitempty"`  // zero means 64
+	Temperature float64  `json:"temperature,omitempty"` // zero takes the likeliest token
+	TopK        int      `json:"top_k,omitempty"`       // zero means all
+	TopP        float64  `json:"top_p,omitempty"`       // zero means all
+	Seed        uint64   `json:"seed,omitempty"`
+	Stop        []string `json:"stop,omitempty"` // texts that end the answer
+}
+
+// Generation is the answer to a Prompt.
+type Generation struct {
+	Text         string `json:"text"`
+	PromptTokens int    `json:"prompt_tokens"`
+	Tokens       int    `json:"tokens"`
+	Stop         string `json:"finish_reason"` // "stop" or "length"
 }
 
 // Tensor is an array, row-major.
@@ -115,8 +152,12 @@ type Tensor struct {
 	Data  json.RawMessage `json:"data"` // base64 text, or numbers
 }
 
-// Float32s returns the values. It fails when they are not as many as the shape says.
+// Float32s returns the values. It fails when they are not as many as the shape says, and for a
+// tensor that is not in the answer: Request.Output names those that are.
 func (t *Tensor) Float32s() ([]float32, error) {
+	if t == nil {
+		return nil, errors.New("client: the answer has no such tensor; Request.Output names what it holds")
+	}
 	want := 1
 	for _, d := range t.Shape {
 		want *= d
