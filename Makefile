@@ -19,7 +19,7 @@ purego: ## the portable loops alone
 	go test -tags purego ./internal/kernel ./internal/nn ./perceiver ./resampler ./vision ./flamingo
 
 bench: build ## every target of docs/performance.md that needs no other runtime, as a table; samples for benchstat in bench.txt
-	bin/mmserve bench --targets --samples bench.txt
+	bin/mmserve bench --targets all --samples bench.txt
 
 bench-go: ## the Go benchmarks behind it, for benchstat
 	go test -run '^$$' -bench . -benchtime 1s -count 6 ./internal/kernel ./perceiver ./resampler ./vision ./flamingo

@@ -43,16 +43,16 @@ func bench(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	seconds := fs.Float64("seconds", 10, "how long to measure, in `SECONDS`; three forwards at least")
 	asJSON := fs.Bool("json", false, "print one JSON line")
 	peaks := fs.Bool("peaks", false, "also measure what the machine can do: FMA, bf16, int8, memory")
-	all := fs.Bool("targets", false, "instead measure every row of the table in docs/performance.md and print it (minutes; 2 GiB of memory, 1 GiB of temporary files)")
+	parts := fs.String("targets", "", "instead measure these `PARTS` of the table in docs/performance.md and print it: all, or some of "+targetNames()+" (minutes; 2 GiB of memory, 1 GiB of temporary files)")
 	samples := fs.String("samples", "", "with --targets: also write each measurement to `FILE`, in the format of Go's benchmarks")
 	if _, err := parse(fs, args); err != nil {
 		return err
 	}
-	if *all {
+	if *parts != "" {
 		if err := m.machine.apply(); err != nil {
 			return err
 		}
-		return targets(ctx, e, *samples)
+		return targets(ctx, e, *parts, *samples)
 	}
 	if *batch < 1 || *seconds <= 0 {
 		return usagef("--batch and --seconds must be positive")

@@ -16,7 +16,8 @@ import (
 // benchTable collects the rows of bench --targets.
 type benchTable struct {
 	rows    []benchRow
-	samples io.Writer // every measurement in the format of Go's benchmarks; nil for none
+	samples io.Writer    // every measurement in the format of Go's benchmarks; nil for none
+	top     kernel.Rates // the highest peaks seen in this run
 	say     func(format string, args ...any)
 }
 
@@ -25,9 +26,10 @@ type benchRow struct {
 	what, gate, hope string
 	unit             string // of the values: "%", "×", "ms", "s", "MiB"
 	values           []float64
-	less             bool    // less is better
-	note             string  // what the values are of
-	others           float64 // share of the processors that other processes used meanwhile
+	peak             func(kernel.Rates) float64 // set: values are rates, shown as shares of this peak
+	less             bool                       // less is better
+	note             string                     // what the values are of
+	others           float64                    // share of the processors that other processes used meanwhile
 }
 
 // add runs measure, which returns the values of a row, and keeps the row with the load of the
@@ -88,6 +90,14 @@ func (t *benchTable) ratios(r *benchRow, n int, nameA string, a func() error, na
 	return nil
 }
 
+// peaks measures the machine's peaks; a busy moment lowers them, so the highest count.
+func (t *benchTable) peaks() {
+	r, top := kernel.Peaks(), &t.top
+	top.Threads = r.Threads
+	top.F32, top.BF16, top.Int8 = max(top.F32, r.F32), max(top.BF16, r.BF16), max(top.Int8, r.Int8)
+	top.Read, top.Copy = max(top.Read, r.Read), max(top.Copy, r.Copy)
+}
+
 // write prints the table as Markdown, with the machine above it.
 func (t *benchTable) write(w io.Writer, machine string, others float64) error {
 	var b bytes.Buffer
@@ -95,6 +105,12 @@ func (t *benchTable) write(w io.Writer, machine string, others float64) error {
 	fmt.Fprintf(&b, "Other processes used %.0f %% of the processors during the whole run; the last column says it row by row.\n\n", 100*others)
 	fmt.Fprintf(&b, "| what | gate | hope | median | best | worst | runs | measured | others' CPU |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, r := range t.rows {
+		if r.peak != nil {
+			r.values = slices.Clone(r.values)
+			for i := range r.values {
+				r.values[i] /= r.peak(t.top)
+			}
+		}
 		lo, hi := slices.Min(r.values), slices.Max(r.values)
 		if r.less {
 			lo, hi = hi, lo

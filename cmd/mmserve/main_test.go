@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mmserve/mmserve/pipeline"
 	"github.com/mmserve/mmserve/weights"
 )
 
@@ -125,6 +126,52 @@ func TestVerifySaysWhatHappened(t *testing.T) {
 	code, out, errs := mmserve(t, "verify", good, t.TempDir())
 	if code != 1 || !strings.HasSuffix(out, "verify: 2 cases, 1 passed, 1 failed\n") || !strings.Contains(errs, "not a reference case") {
 		t.Fatalf("status %d: %s%s", code, out, errs)
+	}
+}
+
+func TestVerifyAgainst(t *testing.T) {
+	dir := data("reference", "perceiver", "mlm_language")
+	code, out, errs := mmserve(t, "verify", "--against", "f32", "--dtype", "f32,bf16", "--json", dir)
+	if code != 0 {
+		t.Fatalf("status %d: %s", code, errs)
+	}
+	for i, line := range strings.Split(strings.TrimSpace(out), "\n") {
+		var p pipeline.Precision
+		if err := json.Unmarshal([]byte(line), &p); err != nil {
+			t.Fatal(err)
+		}
+		if same := p.Latents.Max == 0 && p.Logits.Max == 0 && p.Agree == p.Choices; p.Choices == 0 || same != (p.DType == "f32") {
+			t.Errorf("line %d: %+v", i, p)
+		}
+	}
+	code, out, _ = mmserve(t, "verify", "--against", "f32", dir)
+	if code != 0 || strings.Count(out, "\n| mlm_language |") != 2 {
+		t.Errorf("status %d: %s", code, out)
+	}
+	if code, _, errs := mmserve(t, "verify", "--against", "f33", dir); code != 2 || !strings.Contains(errs, `"f33"`) {
+		t.Errorf("status %d: %s", code, errs)
+	}
+}
+
+// The cheap parts of the table: every row has values and says its gate.
+func TestBenchTargets(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measures for seconds")
+	}
+	samples := filepath.Join(t.TempDir(), "bench.txt")
+	code, out, errs := mmserve(t, "bench", "--targets", "default", "--samples", samples)
+	if code != 0 {
+		t.Fatalf("status %d: %s", code, errs)
+	}
+	if strings.Count(out, "| default model") != 4 || !strings.Contains(out, "Other processes used") {
+		t.Error(out)
+	}
+	b, err := os.ReadFile(samples)
+	if err != nil || !strings.Contains(string(b), "BenchmarkDefault/photo-1\t1\t") {
+		t.Errorf("%s (%v)", b, err)
+	}
+	if code, _, errs := mmserve(t, "bench", "--targets", "everything"); code != 2 || !strings.Contains(errs, "kernels") {
+		t.Errorf("status %d: %s", code, errs)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,10 +33,35 @@ const (
 		"lang_config": {"model_type": "mosaic_gpt", "vocab_size": 50280, "d_model": 2048, "n_heads": 16, "n_layers": 4, "mlp_ratio": 4, "max_seq_len": 2048, "alibi": true, "attn_qk_ln": true, "no_bias": true}}`
 )
 
+// targetParts are the parts of the table, in its order: memory is measured first, while nothing
+// else has been loaded.
+var targetParts = []struct {
+	name    string
+	measure func(context.Context, *benchTable) error
+}{
+	{"vision", visionTargets}, {"flow", flowTarget}, {"language", languageTargets}, {"kernels", kernelTargets},
+	{"towers", towerTargets}, {"decode", decodeTarget}, {"default", defaultTargets}, {"load", loadTargets},
+}
+
+func targetNames() string {
+	var names []string
+	for _, p := range targetParts {
+		names = append(names, p.name)
+	}
+	return strings.Join(names, ", ")
+}
+
 // targets measures everything of the table in docs/performance.md that needs no other runtime
-// and prints it. Two sides of a ratio are timed in turn; shares of a peak are of the peak
-// measured just before.
-func targets(ctx context.Context, e *env, samples string) (err error) {
+// and prints it. Two sides of a ratio are timed in turn; shares of a peak are of the
+// highest measured in the run, before, between and after.
+func targets(ctx context.Context, e *env, parts, samples string) (err error) {
+	chosen := map[string]bool{}
+	for name := range strings.SplitSeq(parts, ",") {
+		chosen[name] = true
+		if name != "all" && !strings.Contains(", "+targetNames()+",", ", "+name+",") {
+			return usagef("--targets %q: want all, or some of %s", name, targetNames())
+		}
+	}
 	t := &benchTable{say: func(format string, args ...any) {
 		fmt.Fprintf(e.stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
 	}}
@@ -49,15 +75,17 @@ func targets(ctx context.Context, e *env, samples string) (err error) {
 		t.samples = f
 	}
 	before := readLoad()
-	for _, part := range []func(context.Context, *benchTable) error{
-		visionTargets, flowTarget, languageTargets, kernelTargets, towerTargets, decodeTarget, defaultTargets, loadTargets,
-	} {
-		if err := part(ctx, t); err != nil {
+	for _, part := range targetParts {
+		if !chosen["all"] && !chosen[part.name] {
+			continue
+		}
+		if err := part.measure(ctx, t); err != nil {
 			return err
 		}
 		debug.FreeOSMemory()
 	}
-	peaks := kernel.Peaks()
+	t.peaks()
+	peaks := t.top
 	machine := fmt.Sprintf("%s; %d of %d processors used, %s kernels, %s. Peaks: f32 %.0f, bf16 %.0f GFLOP/s, int8 %.0f GOP/s; memory read %.1f, copy %.1f GB/s.",
 		processorName(), kernel.Threads(), runtime.NumCPU(), kernel.Set(), runtime.Version(), peaks.F32/1e9, peaks.BF16/1e9, peaks.Int8/1e9, peaks.Read/1e9, peaks.Copy/1e9)
 	return t.write(e.stdout, machine, readLoad().others(before))
@@ -190,25 +218,24 @@ func languageTargets(ctx context.Context, t *benchTable) error {
 	})
 }
 
-// shares times f several times after each measurement of the machine's peaks and keeps its
-// rate over the peak.
+// shares times f several times, five at most, after each measurement of the machine's peaks and
+// keeps its rate.
 func (t *benchTable) shares(r *benchRow, name string, work float64, peak func(kernel.Rates) float64, f func() error) error {
 	if err := f(); err != nil {
 		return err
 	}
-	var rates []float64
+	r.peak = peak
 	for range 3 {
-		top := peak(kernel.Peaks())
-		for range 5 {
+		t.peaks()
+		for begin, i := time.Now(), 0; i < 5 && (i < 2 || time.Since(begin) < time.Second); i++ {
 			s, err := t.timed(name, f)
 			if err != nil {
 				return err
 			}
-			rates = append(rates, work/s)
-			r.values = append(r.values, work/s/top)
+			r.values = append(r.values, work/s)
 		}
 	}
-	r.note = fmt.Sprintf("median %.1f G/s", median(rates)/1e9)
+	r.note = fmt.Sprintf("median %.1f G/s", median(r.values)/1e9)
 	return nil
 }
 
@@ -285,7 +312,7 @@ func decodeTarget(_ context.Context, t *benchTable) error {
 	bytes := 2 * float64(c.Layers*layer+c.Vocab*c.Width)
 	var a tensor.Arena
 	part := []flamingo.Part{{Seq: m.NewSequence(), Tokens: []int{c.Cross.MediaToken, 5, 6, 7, 8}}}
-	if err := m.Condition(&a, part[0].Seq, tensor.Of(wave(64*1024), 1, 1, 64, 1024)); err != nil {
+	if err := m.Condition(&a, part[0].Seq, tensor.Of(wave(64*1024), 1, 64, 1024)); err != nil {
 		return err
 	}
 	step := func() error {
@@ -314,9 +341,13 @@ func decodeTarget(_ context.Context, t *benchTable) error {
 // defaultTargets answers one item of each medium with the default model on one core, from the
 // file's bytes to the classes.
 func defaultTargets(ctx context.Context, t *benchTable) error {
-	threads := kernel.Threads()
-	defer kernel.SetThreads(threads)
-	kernel.SetThreads(1)
+	threads, procs := kernel.Threads(), runtime.GOMAXPROCS(1)
+	alone := func(n, p int) {
+		kernel.SetThreads(n)
+		runtime.GOMAXPROCS(p)
+	}
+	defer alone(threads, procs)
+	alone(1, 1)
 	m, err := openBuiltin(ctx, pipeline.Options{})
 	if err != nil {
 		return err
@@ -338,7 +369,7 @@ func defaultTargets(ctx context.Context, t *benchTable) error {
 			return err
 		}
 	}
-	kernel.SetThreads(threads)
+	alone(threads, procs)
 	return t.add(benchRow{what: "default model, photos, two callers at once against one at a time", gate: "1.0×", hope: "1.1×", unit: "×"}, func(r *benchRow) error {
 		photo := func() error {
 			for range 20 {
