@@ -74,7 +74,19 @@ func encodeTensor(t tensor.Tensor, dt weights.DType) (weights.Raw, error) {
 	if err != nil {
 		return raw, err
 	}
+	if dt == weights.F32 {
+		return raw, finite(t)
+	}
 	return raw, finite(raw.Tensor())
+}
+
+// finiteAs is an error when a value of a tensor is not finite in a type.
+func finiteAs(t tensor.Tensor, dt weights.DType) error {
+	if dt == weights.F32 {
+		return finite(t)
+	}
+	_, err := encodeTensor(t, dt)
+	return err
 }
 
 // finite is an error when a tensor holds a NaN or an infinity.

@@ -362,7 +362,7 @@ func safetensorsDocument(w io.Writer, _ *Server, j *job, results []*result) erro
 			return problem(codeBadRequest, "this format holds the tensors of an encode request")
 		}
 		for name, t := range tensors(r.encoding) {
-			if _, err := encodeTensor(t, dt); err != nil {
+			if err := finiteAs(t, dt); err != nil {
 				return err
 			}
 			all[fmt.Sprintf("%d.%s", i, name)] = t

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"math"
 	"net/http"
 	"strconv"
@@ -166,7 +165,7 @@ func (s *Server) oipInfer(w http.ResponseWriter, r *http.Request) error {
 
 // readOIP reads the JSON and the binary tensors after it.
 func readOIP(r *http.Request) (*oipRequest, error) {
-	body, err := io.ReadAll(r.Body)
+	body, err := readWhole(r.Body, r.ContentLength)
 	if err != nil {
 		return nil, err
 	}

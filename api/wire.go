@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -51,7 +52,7 @@ type wireItem struct {
 type wirePart struct {
 	Type      string          `json:"type"`
 	Text      *string         `json:"text"`
-	Data      string          `json:"data"` // base64
+	Data      json.RawMessage `json:"data"` // a string of base64, as it stands: it may be long
 	URL       *wireURL        `json:"url"`  // data:, or https where the server fetches
 	MediaType string          `json:"media_type"`
 	Name      string          `json:"name"`
@@ -79,8 +80,8 @@ func (u *wireURL) UnmarshalJSON(b []byte) error {
 }
 
 type wireAudio struct {
-	Data   string `json:"data"`
-	Format string `json:"format"`
+	Data   json.RawMessage `json:"data"`
+	Format string          `json:"format"`
 }
 
 // stringList is a list of strings, or one string.
@@ -153,7 +154,7 @@ func (s *Server) parseRaw(r *http.Request, kind string) (*workRequest, []pipelin
 	if err != nil {
 		return nil, nil, err
 	}
-	body, err := io.ReadAll(r.Body)
+	body, err := readWhole(r.Body, r.ContentLength)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -311,7 +312,7 @@ func (s *Server) part(c wirePart, field string) (pipeline.Part, error) {
 	case c.Audio != nil:
 		p.Modality = "audio"
 		err = inline(&p.Input, c.Audio.Data, field+".input_audio.data")
-	case c.Data != "":
+	case len(c.Data) > 0 && string(c.Data) != `""` && string(c.Data) != "null":
 		err = inline(&p.Input, c.Data, field+".data")
 	default:
 		err = fieldProblem(field, "holds neither text nor data nor a url")
@@ -319,9 +320,9 @@ func (s *Server) part(c wirePart, field string) (pipeline.Part, error) {
 	return p, err
 }
 
-// inline sets an input's bytes from base64.
-func inline(in *media.Input, data, field string) error {
-	b, err := unbase64(data)
+// inline sets an input's bytes from a JSON string of base64.
+func inline(in *media.Input, data json.RawMessage, field string) error {
+	b, err := unquote64(data)
 	if err != nil {
 		return fieldProblem(field, err.Error())
 	}
@@ -370,16 +371,42 @@ func dataURL(u string) (data []byte, mediaType string, err error) {
 	if !isBase64 {
 		return nil, "", fmt.Errorf("is a data: URL that is not base64")
 	}
-	data, err = unbase64(body)
+	data, err = unbase64([]byte(body))
 	return data, mediaType, err
 }
 
-// unbase64 reads standard or URL base64, padded or not.
-func unbase64(s string) ([]byte, error) {
-	s = strings.TrimRight(strings.NewReplacer("-", "+", "_", "/", "\n", "", "\r", "").Replace(s), "=")
-	b, err := base64.RawStdEncoding.DecodeString(s)
+// unquote64 reads a JSON string of base64, which mostly needs no unquoting.
+func unquote64(q json.RawMessage) ([]byte, error) {
+	if n := len(q); n >= 2 && q[0] == '"' && !bytes.ContainsRune(q, '\\') {
+		return unbase64(q[1 : n-1])
+	}
+	var s string
+	if err := json.Unmarshal(q, &s); err != nil {
+		return nil, fmt.Errorf("is no string")
+	}
+	return unbase64([]byte(s))
+}
+
+// unbase64 reads standard or URL base64, padded or not, over several lines or not.
+func unbase64(s []byte) ([]byte, error) {
+	s = bytes.TrimRight(s, "=\r\n")
+	if bytes.ContainsAny(s, "-_") {
+		s = bytes.ReplaceAll(bytes.ReplaceAll(s, []byte("-"), []byte("+")), []byte("_"), []byte("/"))
+	}
+	code := base64.RawStdEncoding
+	b := make([]byte, code.DecodedLen(len(s)))
+	n, err := code.Decode(b, s) // line breaks are skipped
 	if err != nil {
 		return nil, fmt.Errorf("is not base64")
 	}
-	return b, nil
+	return b[:n], nil
+}
+
+// readWhole reads what is announced as size bytes, or as -1, without growing step by step. No
+// more than a little is set aside before it arrives.
+func readWhole(r io.Reader, size int64) ([]byte, error) {
+	const most = 256 << 10
+	b := bytes.NewBuffer(make([]byte, 0, min(max(size, 0), most)+bytes.MinRead))
+	_, err := b.ReadFrom(r)
+	return b.Bytes(), err
 }
