@@ -25,15 +25,15 @@ type Client struct {
 
 // Error is a refusal of the server: a whole request's, or one item's.
 type Error struct {
-	Status     int     `json:"status"`
-	Code       string  `json:"code"` // stable; docs/errors.md lists them
-	Title      string  `json:"title"`
-	Detail     string  `json:"detail"`
-	Field      string  `json:"field"`
-	Limit      float64 `json:"limit"`
+	Status     int     `json:"status"` // of HTTP
+	Code       string  `json:"code"`   // stable; docs/errors.md lists them
+	Title      string  `json:"title"`  // what the code means
+	Detail     string  `json:"detail"` // what was wrong with this request
+	Field      string  `json:"field"`  // of the request, where one is at fault
+	Limit      float64 `json:"limit"`  // that was passed, in the unit of Detail
 	Actual     float64 `json:"actual"`
 	RetryAfter int64   `json:"retry_after_ms"`
-	RequestID  string  `json:"request_id"`
+	RequestID  string  `json:"request_id"` // of the server's log
 }
 
 // Error implements error.

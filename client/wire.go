@@ -51,11 +51,11 @@ func Media(modality string, data []byte) Item {
 // Document is the answer to a Request.
 type Document struct {
 	Model     string             `json:"model"`
-	Digest    string             `json:"model_digest"`
+	Digest    string             `json:"model_digest"` // "sha256:…" over configuration and weights
 	RequestID string             `json:"request_id"`
-	Data      []Result           `json:"data"` // one an item, in order
-	Errors    int                `json:"errors"`
-	Timing    map[string]float64 `json:"timing_ms"`
+	Data      []Result           `json:"data"`      // one an item, in order
+	Errors    int                `json:"errors"`    // items that failed
+	Timing    map[string]float64 `json:"timing_ms"` // milliseconds of each stage
 }
 
 // Result is the outcome of one item: Error, or the rest.
@@ -65,13 +65,13 @@ type Result struct {
 	Status     string      `json:"status"` // "ok" or "error"
 	Error      *Error      `json:"error"`
 	Plan       Plan        `json:"plan"`
-	Latents    *Tensor     `json:"latents"`
-	Pooled     *Tensor     `json:"pooled"`
-	ByteArray  *Tensor     `json:"byte_array"`
-	SoftTokens *Tensor     `json:"soft_tokens"`
-	Attention  *Tensor     `json:"attention"`
-	Grid       []int       `json:"grid"` // of the rows: height×width, time, …
-	Notes      []string    `json:"notes"`
+	Latents    *Tensor     `json:"latents"`     // N×D
+	Pooled     *Tensor     `json:"pooled"`      // D, or the width of the embedding head
+	ByteArray  *Tensor     `json:"byte_array"`  // M×C
+	SoftTokens *Tensor     `json:"soft_tokens"` // n×W
+	Attention  *Tensor     `json:"attention"`   // M, sums to 1
+	Grid       []int       `json:"grid"`        // of the rows: height×width, time, …
+	Notes      []string    `json:"notes"`       // what was detected, cropped, resampled, dropped
 	Prediction *Prediction `json:"prediction"`
 }
 
@@ -79,10 +79,10 @@ type Result struct {
 type Plan struct {
 	Modality  string  `json:"modality"`
 	MediaType string  `json:"media_type"`
-	Rows      int     `json:"rows"`
-	Channels  int     `json:"row_channels"`
-	FLOPs     float64 `json:"flops"`
-	Bytes     int64   `json:"decoded_bytes"`
+	Rows      int     `json:"rows"`          // M
+	Channels  int     `json:"row_channels"`  // C
+	FLOPs     float64 `json:"flops"`         // multiply and add counted as two
+	Bytes     int64   `json:"decoded_bytes"` // of the decoded medium at most
 }
 
 // Prediction is the answer of a task.
@@ -111,7 +111,7 @@ type Mask struct {
 type Class struct {
 	Index int     `json:"index"`
 	Label string  `json:"label"`
-	Score float64 `json:"score"`
+	Score float64 `json:"score"` // softmax over all classes
 }
 
 // Model is one model of the server.
@@ -148,8 +148,8 @@ type Generation struct {
 // Tensor is an array, row-major.
 type Tensor struct {
 	Shape []int           `json:"shape"`
-	DType string          `json:"dtype"`
-	Data  json.RawMessage `json:"data"` // base64 text, or numbers
+	DType string          `json:"dtype"` // "f32", "f16" or "bf16"
+	Data  json.RawMessage `json:"data"`  // base64 text, or numbers
 }
 
 // Float32s returns the values. It fails when they are not as many as the shape says, and for a

@@ -25,23 +25,23 @@ type AudioOptions struct {
 	Bands      int     `json:"bands"`       // Fourier bands; 0: 192 (waveform), 64 (logmel)
 	Resolution float32 `json:"resolution"`  // Fourier maximum resolution; 0: 30720 (waveform), 2048 (logmel)
 
-	FFT      int     `json:"n_fft"`
-	Window   int     `json:"win_length"` // 0: n_fft
-	Hop      int     `json:"hop_length"`
-	Mels     int     `json:"n_mels"`
-	MinHz    float64 `json:"fmin"`
-	MaxHz    float64 `json:"fmax"` // 0: half the sample rate
-	Shape    string  `json:"window"`
-	Scale    string  `json:"mel_scale"` // "slaney" or "htk"
-	Norm     string  `json:"norm"`      // "slaney" or "none"
-	Power    float64 `json:"power"`
-	Log      string  `json:"log"`
-	Floor    float64 `json:"log_floor"`
-	TopDB    float64 `json:"top_db"` // clamp this far below the loudest value of the recording; 0: no clamp
-	Add      float64 `json:"add"`    // then (x+add)·multiply
+	FFT      int     `json:"n_fft"`      // samples of a Fourier transform
+	Window   int     `json:"win_length"` // samples of the window, in the middle of the transform; 0: n_fft
+	Hop      int     `json:"hop_length"` // samples from frame to frame
+	Mels     int     `json:"n_mels"`     // bands
+	MinHz    float64 `json:"fmin"`       // lower edge of the first band
+	MaxHz    float64 `json:"fmax"`       // upper edge of the last; 0: half the sample rate
+	Shape    string  `json:"window"`     // "hann", "hamming" or "rect", periodic
+	Scale    string  `json:"mel_scale"`  // "slaney" or "htk"
+	Norm     string  `json:"norm"`       // "slaney" (bands of equal area) or "none" (of height 1)
+	Power    float64 `json:"power"`      // exponent of the magnitude
+	Log      string  `json:"log"`        // "log10", "ln", "db" or "none"
+	Floor    float64 `json:"log_floor"`  // least value before the logarithm
+	TopDB    float64 `json:"top_db"`     // clamp this far below the loudest value of the recording; 0: no clamp
+	Add      float64 `json:"add"`        // then (x+add)·multiply
 	Multiply float64 `json:"multiply"`
-	Pad      string  `json:"pad_mode"`
-	Drop     bool    `json:"drop_last"`
+	Pad      string  `json:"pad_mode"`  // beyond the ends: "reflect", "constant" (zeros) or "none" (frames lie within)
+	Drop     bool    `json:"drop_last"` // leave out the last frame
 }
 
 // standardAudio are the options that nothing was said about.

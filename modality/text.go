@@ -10,7 +10,6 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
-	"github.com/mmserve/mmserve/internal/position"
 	"github.com/mmserve/mmserve/modality/media"
 )
 
@@ -221,7 +220,7 @@ func (a *textAdapter) Adapt(ctx context.Context, in Input) (*Array, error) {
 // code depends on its place only.
 func (a *textAdapter) grid(rows int) *Grid {
 	step := 2 / (float64(a.o.Resolution) - 1)
-	return position.NewGridAt(a.fourier, func(_, i int) float32 { return float32(-1 + step*float64(i)) }, rows)
+	return NewGridAt(a.fourier, func(_, i int) float32 { return float32(-1 + step*float64(i)) }, rows)
 }
 
 // readText reads a whole text under the text limit.

@@ -182,6 +182,6 @@ func (t Tokenizer) Windows(text string, overlap int) ([]Window, error) {
 
 // Window is a piece of a long text.
 type Window struct {
-	Start int
-	IDs   []int
+	Start int   // index of its first id among the text's
+	IDs   []int // with [CLS] and [SEP]
 }

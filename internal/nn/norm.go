@@ -29,28 +29,3 @@ func (l LayerNorm) Forward(a *tensor.Arena, x tensor.Tensor) tensor.Tensor {
 	l.Into(dst, x)
 	return dst
 }
-
-// RMSNorm divides by the root mean square of the last axis and applies a learned scale
-// (arXiv 1910.07467).
-type RMSNorm struct {
-	Gamma []float32
-	Eps   float32
-}
-
-// NewRMSNorm reads "weight" (n).
-func NewRMSNorm(s weights.Scope, n int, eps float32) RMSNorm {
-	return RMSNorm{Gamma: s.Tensor("weight", n).Data, Eps: eps}
-}
-
-// Into writes the normalised rows of x into dst; the two may be the same.
-func (l RMSNorm) Into(dst, x tensor.Tensor) {
-	c := x.Cols()
-	kernel.RMSNorm(dst.Data, x.Data, c, c, x.Rows(), c, l.Gamma, l.Eps)
-}
-
-// Forward returns the normalised rows of x as scratch.
-func (l RMSNorm) Forward(a *tensor.Arena, x tensor.Tensor) tensor.Tensor {
-	dst := a.New(x.Shape...)
-	l.Into(dst, x)
-	return dst
-}

@@ -198,14 +198,6 @@ func (c *Case) Ints(name string) (values, shape []int, ok bool) {
 	return values, r.Shape, true
 }
 
-// Int returns a number given as input, and fallback when it is absent.
-func (c *Case) Int(name string, fallback int) int {
-	if v, _, ok := c.Ints(name); ok && len(v) == 1 {
-		return v[0]
-	}
-	return fallback
-}
-
 // Stages names the expected stages, in natural order ("layers.2" before "layers.10").
 func (c *Case) Stages() []string {
 	return slices.SortedFunc(maps.Keys(c.stages), natural)

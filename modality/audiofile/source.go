@@ -112,24 +112,6 @@ func (s *source) full(p []byte) error {
 	return nil
 }
 
-// some reads up to len(p) bytes, at least one unless the end has come.
-func (s *source) some(p []byte) (int, error) {
-	if s.w == s.r {
-		if s.end {
-			return 0, io.EOF
-		}
-		if err := s.fill(1); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, s.buf[s.r:s.w])
-	s.take(n)
-	if n == 0 {
-		return 0, io.EOF
-	}
-	return n, nil
-}
-
 // skip passes n bytes, or all there are.
 func (s *source) skip(n int64) error {
 	if have := int64(s.w - s.r); n <= have {

@@ -1,7 +1,6 @@
 package media
 
 import (
-	"bufio"
 	"context"
 	"io"
 )
@@ -57,9 +56,4 @@ func (r *ReaderAt) ReadAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	return r.at.ReadAt(p, off)
-}
-
-// Buffered is NewReader with a buffer in front, for decoders that read byte by byte.
-func Buffered(ctx context.Context, r io.Reader, max int64) *bufio.Reader {
-	return bufio.NewReaderSize(NewReader(ctx, r, max), chunk)
 }

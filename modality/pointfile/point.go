@@ -12,7 +12,7 @@ import (
 // clouds in map coordinates can be centred before they become float32.
 type Point struct {
 	XYZ       [3]float64
-	Normal    [3]float32
+	Normal    [3]float32 // as stored, zero where the file has none
 	Color     [3]float32 // red, green, blue in 0..1
 	Intensity float32    // integers are scaled to 0..1, floats are as stored
 }
