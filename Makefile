@@ -30,8 +30,8 @@ precision: build ## errors of bf16 and int8 at full size, for docs/performance.m
 fuzz: ## each fuzz target for FUZZTIME (default one minute)
 	./.ci/fuzz $(or $(FUZZTIME),1m)
 
-verify: build ## the small reference cases in testdata
-	find testdata/reference -name case.json -printf '%h\n' | sort | xargs bin/mmserve verify
+verify: build ## every reference case in testdata but the full-size ones
+	find testdata/reference -path '*/fullsize' -prune -o \( -name case.json -o -name expected.json \) -printf '%h\n' | sort -u | xargs bin/mmserve verify
 
 verify-full: build ## the published models at full size, weights made from their names (minutes)
 	bin/mmserve verify testdata/reference/fullsize/*-perceiver* 
