@@ -80,9 +80,10 @@ type published struct {
 	AlphaType  string `json:"alpha_type"`
 	QKNorms    bool   `json:"qk_layer_norms"`
 	UseSampler *bool  `json:"use_resampler"`
-	EOS        *int   `json:"eos_token_id"`
-	ImageToken *int   `json:"image_token_id"`
-	SoftToken  *int   `json:"soft_token_id"`
+	// EOS is one id or a list of them; the first ends what a picture is seen by.
+	EOS        json.RawMessage `json:"eos_token_id"`
+	ImageToken *int            `json:"image_token_id"`
+	SoftToken  *int            `json:"soft_token_id"`
 	Vision     struct {
 		EmbedDim   int `json:"embed_dim"`
 		HiddenSize int `json:"hidden_size"`
@@ -293,9 +294,14 @@ func (p published) idefics() (Config, error) {
 		return c, err
 	}
 	c.Extra = p.Extra
-	end := -1
-	if p.EOS != nil {
-		end = *p.EOS
+	end, ends := -1, []int(nil)
+	switch {
+	case json.Unmarshal(p.EOS, &ends) == nil && len(ends) > 0:
+		end = ends[0]
+	case len(p.EOS) > 0 && string(p.EOS) != "null":
+		if err := json.Unmarshal(p.EOS, &end); err != nil {
+			return c, fmt.Errorf("flamingo: config: eos_token_id: %w", err)
+		}
 	}
 	c.Cross = &Cross{
 		Kind: IdeficsCross, Every: cmp.Or(p.Every, 1), Media: cmp.Or(p.Vision.EmbedDim, 1280), Heads: c.Heads, HeadDim: c.HeadDim, Hidden: c.Hidden,

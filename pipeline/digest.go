@@ -6,17 +6,28 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"slices"
 )
 
 // weightPatterns are the names of weight files in a model directory.
 var weightPatterns = []string{"*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt"}
 
-// digest identifies what a directory holds: "sha256:" over its description and its weight
-// files, each preceded by its name and size, sorted by name. Files are streamed.
+// partFiles lists, for architectures assembled from several places, the further files that a
+// model is made of.
+var partFiles = map[string]func(d *Dir) ([]string, error){}
+
+// digest identifies what a directory holds: "sha256:" over its description, its weight files
+// and those of its parts, each preceded by its name and size, sorted by name. Files are
+// streamed.
 func (d *Dir) digest() (string, error) {
 	var names []string
+	if parts, ok := partFiles[d.Arch]; ok {
+		found, err := parts(d)
+		if err != nil {
+			return "", err
+		}
+		names = append(names, found...)
+	}
 	for _, pattern := range weightPatterns {
 		found, err := fs.Glob(d.FS, pattern)
 		if err != nil {
@@ -46,7 +57,7 @@ func hashFile(h io.Writer, fsys fs.FS, name string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(h, "%s %d\n", path.Base(name), info.Size())
+	fmt.Fprintf(h, "%s %d\n", name, info.Size())
 	_, err = io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{f}, make([]byte, 1<<20))
 	return err
 }

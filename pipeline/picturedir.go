@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"path/filepath"
 
 	"github.com/mmserve/mmserve/flamingo/tokenizer"
@@ -298,4 +299,45 @@ func joinPictures(d *Dir, opt Options) (weights.Source, func(), error) {
 		return nil, nil, err
 	}
 	return src, done, nil
+}
+
+// pictureFiles lists the files of a picture model's parts, and what reads text and pixels
+// beside them.
+func pictureFiles(d *Dir) ([]string, error) {
+	l, err := layoutOf(d)
+	if err != nil {
+		return nil, err
+	}
+	parts := []string{l.parts.Checkpoint, l.parts.Vision, l.parts.Adapter, l.parts.Encoder}
+	if !l.pictureOnly {
+		parts = append(parts, l.parts.Lang)
+	}
+	beside := []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", preprocessorFile}
+	var files []string
+	for _, part := range append(parts, ".") {
+		if part == "" {
+			continue
+		}
+		part = filepath.ToSlash(part)
+		info, err := fs.Stat(d.FS, part)
+		if err != nil {
+			return nil, fmt.Errorf("pipeline: %s: %w", d.Path, err)
+		}
+		if !info.IsDir() {
+			files = append(files, part)
+			continue
+		}
+		patterns := beside
+		if part != "." {
+			patterns = append(append([]string{configFile}, beside...), weightPatterns...)
+		}
+		for _, p := range patterns {
+			found, err := fs.Glob(d.FS, path.Join(part, p))
+			if err != nil {
+				return nil, err
+			}
+			files = append(files, found...)
+		}
+	}
+	return files, nil
 }

@@ -21,7 +21,7 @@ import (
 func init() {
 	for _, arch := range []string{"IdeficsForVisionText2Text", "idefics", "Idefics2ForConditionalGeneration", "idefics2", "openflamingo", "ip_adapter_plus", "MiniCPMV", "minicpmv", "OpenFlamingo", "IPAdapter"} {
 		Register(arch, openPictures)
-		joined[arch] = joinPictures
+		joined[arch], partFiles[arch] = joinPictures, pictureFiles
 	}
 }
 
