@@ -1,7 +1,7 @@
 # Plain commands, one a target; nothing hidden. CGO is never needed.
 export CGO_ENABLED = 0
 
-.PHONY: build test check purego bench bench-go precision fuzz verify verify-full generate torch-check soak overload
+.PHONY: build test check purego bench bench-go precision precision-default fuzz verify verify-full generate torch-check soak overload
 
 build: ## the static binary
 	go build -trimpath -o bin/mmserve ./cmd/mmserve
@@ -35,6 +35,9 @@ verify: build ## every reference case in testdata but the full-size ones
 
 verify-full: build ## the published models at full size, weights made from their names (minutes)
 	bin/mmserve verify testdata/reference/fullsize/*-perceiver* 
+
+precision-default: build ## where bf16 and int8 choose as f32 does, default model, labelled data in DATA
+	bin/mmserve eval --against f32 --json $(DATA) > pipeline/precision-default.jsonl
 
 generate: ## the assembly, from its generator
 	cd internal/kernel/_gen && go run . ..

@@ -25,7 +25,8 @@ func (b *base) Info() Info { return b.info }
 
 // loaded notes what only the binding tells: name, arithmetic and sizes.
 func (b *base) loaded(d *Dir, src weights.Source, dt kernel.DType) {
-	b.info.DType, b.info.Precision = dt.String(), precisionOf(d, dt)
+	b.info.DType = dt.String()
+	b.info.Precision = precisionOf(b.info.Architecture, "", b.info.DType)
 	if b.info.Name == "" {
 		b.info.Name = filepath.Base(d.Path)
 	}
@@ -41,7 +42,10 @@ func (b *base) loaded(d *Dir, src weights.Source, dt kernel.DType) {
 }
 
 // identify notes the digest of what was loaded.
-func (b *base) identify(digest string) { b.info.Digest = digest }
+func (b *base) identify(digest string) {
+	b.info.Digest = digest
+	b.info.Precision = precisionOf(b.info.Architecture, digest, b.info.DType)
+}
 
 // arena returns scratch for one pass, and what gives it back.
 func (b *base) arena(trace func(string, tensor.Tensor)) (*tensor.Arena, func()) {

@@ -39,7 +39,7 @@ func against(ctx context.Context, e *env, dirs []string, reference string, other
 			if err != nil {
 				return fmt.Errorf("%s: %s: %w", name, dt, err)
 			}
-			row := pipeline.Precision{Model: name, Architecture: info.Architecture, DType: info.DType, Deviation: d}
+			row := pipeline.Precision{Model: name, Architecture: info.Architecture, DType: info.DType, Deviation: &d}
 			if asJSON {
 				err = json.NewEncoder(e.stdout).Encode(row)
 			} else {

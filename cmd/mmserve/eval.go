@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -76,10 +77,11 @@ type evaluator struct {
 	ctx      context.Context
 	model    pipeline.Model
 	dir      string
-	split    string // "" for all that is not marked train or val
-	limit    int    // items a task, evenly spread; 0: all
-	robust   bool   // also under every condition
-	examples int    // of a search across media
+	split    string     // "" for all that is not marked train or val
+	limit    int        // items a task, evenly spread; 0: all
+	robust   bool       // also under every condition
+	examples int        // of a search across media
+	against  *agreement // nil without --against
 	emit     func(evalLine) error
 	note     func(format string, args ...any) // says what a number does not
 	progress func(unit string, done, total int)
@@ -138,6 +140,7 @@ func eval(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	tasks := fs.String("tasks", "", "comma-separated tasks to run; empty: all that the directory has data for")
 	fs.IntVar(&ev.limit, "limit", 0, "measure on at most so many items a task, evenly spread; 0 takes all")
 	fs.BoolVar(&ev.robust, "robustness", false, "also measure on worse inputs: JPEG quality 30, half size, grey; 10 dB noise; 256 points, no colours, no normals")
+	reference := fs.String("against", "", "instead count where --dtype (several, by commas; bf16 and int8 unless said) chooses as this arithmetic does")
 	fs.IntVar(&ev.examples, "examples", 0, "show so many examples of searches across media")
 	dirs, err := parse(fs, args)
 	if err != nil {
@@ -156,6 +159,23 @@ func eval(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	if err := present(dirs[0]); err != nil {
 		return err
 	}
+	if *reference != "" {
+		others := strings.Split(cmp.Or(m.dtype, "bf16,int8"), ",")
+		m.dtype = *reference
+		ev.against = &agreement{}
+		for _, dt := range others {
+			other := m
+			other.dtype = dt
+			o, err := other.open(ctx, e)
+			if err != nil {
+				return err
+			}
+			info := o.Info()
+			ev.against.others = append(ev.against.others, o)
+			ev.against.rows = append(ev.against.rows, pipeline.Precision{Model: info.Name, Architecture: info.Architecture, Digest: info.Digest, DType: info.DType})
+		}
+		todo = tasksThatChoose(todo)
+	}
 	if ev.model, err = m.open(ctx, e); err != nil {
 		return err
 	}
@@ -171,6 +191,9 @@ func eval(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	}
 	ev.note = func(format string, args ...any) { fmt.Fprintf(e.stderr, format+"\n", args...) }
 	faults := ev.run(todo, *tasks != "", e)
+	if ev.against != nil {
+		return errors.Join(faults, ev.against.write(e.stdout, *asJSON))
+	}
 	if faults == nil && lines == 0 {
 		return fmt.Errorf("%s: nothing there that this model can be measured on", ev.dir)
 	}
@@ -310,6 +333,9 @@ func (ev *evaluator) classify(task, head, medium string, items []sample) error {
 	if line.Unknown == len(items) {
 		ev.note("%s: left out, the model knows none of the classes", task)
 		return nil
+	}
+	if ev.against != nil {
+		return ev.agreeOnClasses(task, head, items)
 	}
 	return ev.withConditions(line, medium, func(l *evalLine, alter alteration) error {
 		right, failed, err := ev.accuracy(task, head, items, alter)

@@ -50,6 +50,9 @@ func (ev *evaluator) maskedBytes(task string) error {
 	for i := range starts {
 		starts[i] = i * all / windows * maskWindow
 	}
+	if ev.against != nil {
+		return ev.agreeOnBytes(task, part, starts)
+	}
 	bits := make([]float64, windows)
 	failed, first, err := ev.each(windows, func(i int) (err error) {
 		bits[i], err = ev.maskedBits(part[starts[i] : starts[i]+maskWindow])
