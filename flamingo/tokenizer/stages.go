@@ -46,6 +46,7 @@ type stage struct {
 	Behavior    string          `json:"behavior"`
 	Invert      bool            `json:"invert"`
 	Individual  bool            `json:"individual_digits"`
+	CharsMap    string          `json:"precompiled_charsmap"`
 	Start       int             `json:"start"`
 	Stop        int             `json:"stop"`
 
@@ -119,6 +120,12 @@ func parseNormaliser(raw json.RawMessage) ([]normaliser, error) {
 			}
 			return t
 		}}, nil
+	case "Precompiled":
+		m, err := parseCharsMap(s.CharsMap)
+		if err != nil {
+			return nil, err
+		}
+		return []normaliser{m.normalise}, nil
 	case "Prepend":
 		return []normaliser{func(t string) string {
 			if t == "" {

@@ -120,7 +120,7 @@ func TestUnknownPartsAreNamed(t *testing.T) {
 	for _, c := range []struct{ file, want string }{
 		{`{"model":{"type":"WordPiece","vocab":{}}}`, "WordPiece"},
 		{`{"model":{"type":"BPE","vocab":{},"merges":["a b"]}}`, "merge 0"},
-		{`{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"normalizer":{"type":"Precompiled"}}`, "Precompiled"},
+		{`{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"normalizer":{"type":"BertNormalizer"}}`, "BertNormalizer"},
 		{`{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"Split","pattern":{"Regex":"(?=a)"},"behavior":"Isolated"}}`, "looks ahead"},
 		{`{"model":{"type":"BPE","vocab":{"a":-4},"merges":[]}}`, "-4"},
 		{`{"model":{"type":"Unigram","vocab":[["a",0]],"unk_id":7}}`, "unk_id 7"},
