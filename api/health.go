@@ -27,13 +27,16 @@ type canary struct {
 	err  error
 }
 
-func (c *canary) note(err error) {
+// note keeps an outcome and reports whether it is another than the one before.
+func (c *canary) note(err error) (changed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	changed = fmt.Sprint(err) != fmt.Sprint(c.err)
 	c.err = err
 	if err == nil {
 		c.last = time.Now()
 	}
+	return changed
 }
 
 func (c *canary) state() (time.Time, error) {
@@ -43,15 +46,24 @@ func (c *canary) state() (time.Time, error) {
 }
 
 // Watch keeps /readyz honest: it encodes a small input through the queue and the default
-// model again and again until ctx ends. Without a default model nothing is tried.
+// model again and again until ctx ends. The log says why it fails, once a reason, and when it
+// works again. Without a default model nothing is tried.
 func (s *Server) Watch(ctx context.Context) {
 	s.prepare()
 	tick := time.NewTicker(canaryEvery)
 	defer tick.Stop()
 	for {
 		var full *Saturated
-		if err := s.probe(ctx); !errors.As(err, &full) { // a full queue says nothing about the model
-			s.canary.note(err)
+		err := s.probe(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if !errors.As(err, &full) && s.canary.note(err) { // a full queue says nothing about the model
+			if err != nil {
+				s.Log.Error("not ready", "error", err.Error())
+			} else {
+				s.Log.Info("ready again")
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -439,7 +439,7 @@ func TestMetricLabelsAreBounded(t *testing.T) {
 	}
 }
 
-// /readyz follows the canary, and draining.
+// /readyz follows the canary, and draining; the log says once why.
 func TestReady(t *testing.T) {
 	f := newFake(1)
 	s := newSite(t, &api.Server{Store: f.store()})
@@ -459,6 +459,9 @@ func TestReady(t *testing.T) {
 	s.want(s.post("/v1/encode", texts("", "x")), 200) // what still comes is served
 	cancel()
 	wg.Wait()
+	if log := s.log.String(); strings.Count(log, "not ready") != 1 || strings.Count(log, "ready again") != 1 {
+		t.Errorf("the log does not say once that the server is not ready, once that it is again:\n%s", log)
+	}
 }
 
 // Hostile and broken media are refused with a problem that names the reason; nothing is slow
