@@ -177,7 +177,7 @@ func newOriginalAttention(s weights.Scope, d, context, heads, width int) origina
 	l.q = nn.NewLinearNoBias(fn.At("to_q"), d, inner)
 	l.kv = nn.NewLinearNoBias(fn.At("to_kv"), in, 2*inner)
 	l.out = nn.NewLinear(fn.At("to_out"), inner, d)
-	l.heads = nn.Heads{Heads: heads, Scale: float32(1 / math.Sqrt(float64(width)))}
+	l.heads = nn.Heads{Heads: heads, Scale: float32(1 / math.Sqrt(float64(width))), DType: s.ComputeDType()}
 	return l
 }
 
@@ -217,7 +217,7 @@ func (l *originalAttention) addSelf(a *tensor.Arena, x tensor.Tensor) {
 			Heads: l.heads.Heads, QK: inner / l.heads.Heads, V: inner / l.heads.Heads, Scale: l.heads.Scale,
 			L: x.Dim(1), S: x.Dim(1), Q: q.At(b).Data, LDQ: inner,
 			K: kv.At(b).Data, LDK: 2 * inner, VV: kv.At(b).Data[inner:], LDV: 2 * inner,
-			Out: mixed.At(b).Data, LDO: inner,
+			Out: mixed.At(b).Data, LDO: inner, DType: l.heads.DType,
 		}
 		kernel.Attention(&args)
 	}
@@ -235,7 +235,7 @@ func (l *originalAttention) addCross(ctx context.Context, a *tensor.Arena, x ten
 	block := opt.block(max(c, 2*inner))
 	kv := a.New(block, 2*inner)
 	for b := range in {
-		var s kernel.Stream
+		s := kernel.Stream{DType: l.heads.DType}
 		s.Start(l.heads.Heads, 0, inner/l.heads.Heads, inner/l.heads.Heads, x.Dim(1), l.heads.Scale, q.At(b).Data, inner)
 		inMark := a.Mark()
 		err := eachBlock(ctx, a, in[b], block, func(rows tensor.Tensor, bias []float32) {

@@ -363,7 +363,7 @@ func (b *blocks) attend(a *tensor.Arena, l *layer, dst, z tensor.Tensor, x rows,
 	args := kernel.AttnArgs{
 		Heads: c.Heads, KVHeads: cmp.Or(c.KVHeads, c.Heads), QK: c.HeadDim, V: c.HeadDim,
 		Scale: float32(1 / math.Sqrt(float64(c.HeadDim))),
-		L:     count, LDQ: q.Cols(), LDK: kv.ldk, LDV: kv.ldv, LDO: o.Cols(),
+		L:     count, LDQ: q.Cols(), LDK: kv.ldk, LDV: kv.ldv, LDO: o.Cols(), DType: l.out.W.DType(),
 	}
 	for i := range n {
 		at := kv.start[i]

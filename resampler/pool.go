@@ -101,7 +101,7 @@ func (p *pool) forward(a *tensor.Arena, in Input) tensor.Tensor {
 	args := kernel.AttnArgs{
 		Heads: c.Heads, KVHeads: c.Heads, QK: c.HeadDim, V: c.HeadDim,
 		Scale: float32(1 / math.Sqrt(float64(c.HeadDim))), L: c.Latents, Q: p.q.Data,
-		LDQ: c.Width, LDK: c.Width, LDV: c.Width, LDO: c.Width,
+		LDQ: c.Width, LDK: c.Width, LDV: c.Width, LDO: c.Width, DType: p.out.W.DType(),
 	}
 	for i := range n {
 		args.S = kv.Dim(1)

@@ -75,7 +75,7 @@ func (t *Tower) Pooled(a *tensor.Arena, tokens tensor.Tensor) tensor.Tensor {
 }
 
 func (h *head) pool(a *tensor.Arena, t *Tower, tokens tensor.Tensor) tensor.Tensor {
-	heads := nn.Heads{Heads: t.Config.Heads, Scale: float32(1 / math.Sqrt(float64(t.Config.Width/t.Config.Heads)))}
+	heads := nn.Heads{Heads: t.Config.Heads, Scale: float32(1 / math.Sqrt(float64(t.Config.Width/t.Config.Heads))), DType: h.out.W.DType()}
 	b, w := tokens.Dim(0), t.Config.Width
 	q := a.New(b, 1, w)
 	for i := range b {

@@ -222,7 +222,7 @@ func (t *Tower) layer(a *tensor.Arena, l *layer, x tensor.Tensor, p patches) {
 	q, o := a.New(h.Shape...), a.New(h.Shape...)
 	args := kernel.AttnArgs{
 		Heads: t.Config.Heads, KVHeads: t.Config.Heads, QK: w / t.Config.Heads, V: w / t.Config.Heads,
-		Scale: t.scale, LDQ: w, LDK: w, LDV: w, LDO: w,
+		Scale: t.scale, LDQ: w, LDK: w, LDV: w, LDO: w, DType: l.out.W.DType(),
 	}
 	for i := range x.Dim(0) {
 		args.K, args.VV, args.S = k.Data[i*n*w:], v.Data[i*n*w:], p.real(i)

@@ -1,6 +1,7 @@
 package conditioned_test
 
 import (
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/mmserve/mmserve/flamingo"
 	"github.com/mmserve/mmserve/internal/golden"
+	"github.com/mmserve/mmserve/internal/kernel"
 	"github.com/mmserve/mmserve/internal/refcase"
 	"github.com/mmserve/mmserve/pipeline/conditioned"
 	"github.com/mmserve/mmserve/resampler"
@@ -82,6 +84,66 @@ func TestHalvesGiveTheSameBits(t *testing.T) {
 			t.Errorf("%s weights change the logits", dt)
 		}
 	}
+}
+
+// The arithmetic reaches tower, resampler and language model: each changes what comes out, more
+// so the coarser it is.
+func TestDTypeReachesEveryPart(t *testing.T) {
+	c := idefics(t)
+	ids, _, _ := c.Ints("p0.input_ids")
+	px, _ := c.Tensor("p0.pixel_values")
+	src, err := c.Source()
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := func(dt kernel.DType) *conditioned.Model {
+		m, err := conditioned.Load(c.Config, conditioned.Sources{Model: src}, conditioned.Options{DType: dt})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	// Latents of a model; logits for the latents of the float32 model.
+	run := func(m *conditioned.Model, z tensor.Tensor) (latents, logits tensor.Tensor) {
+		var a tensor.Arena
+		latents, err := m.Encode(&a, conditioned.Pictures{Pixels: vision.ChannelsLast(px.Reshape(px.Shape[1:]...))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if z.Data == nil {
+			z = latents
+		}
+		s := m.LM.NewSequence()
+		if err := m.LM.Condition(&a, s, z); err != nil {
+			t.Fatal(err)
+		}
+		x, err := m.LM.Forward(&a, []flamingo.Part{{Seq: s, Tokens: ids}}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return latents.Clone(), x.Clone()
+	}
+	z, want := run(load(kernel.F32), tensor.Tensor{})
+	lastZ, lastX := 0.0, 0.0
+	for _, dt := range []kernel.DType{kernel.BF16W, kernel.BF16, kernel.Int8} {
+		latents, logits := run(load(dt), z)
+		dz, dx := relative(z, latents), relative(want, logits)
+		t.Logf("%s: latents %.2g, logits %.2g", dt, dz, dx)
+		if dz <= lastZ || dx <= lastX || dz > 0.2 || dx > 0.2 {
+			t.Errorf("%s: latents are off by %g after %g, logits by %g after %g", dt, dz, lastZ, dx, lastX)
+		}
+		lastZ, lastX = dz, dx
+	}
+}
+
+// relative is the RMS of the difference over the RMS of want.
+func relative(want, got tensor.Tensor) float64 {
+	d, w := 0.0, 0.0
+	for i, x := range want.Data {
+		d += float64(got.Data[i]-x) * float64(got.Data[i]-x)
+		w += float64(x) * float64(x)
+	}
+	return math.Sqrt(d / w)
 }
 
 // The picture side alone gives the latents of the whole model.
