@@ -10,4 +10,6 @@
 //	x := a.New(2, 512, 1024)            // contents undefined until written
 //	…
 //	a.Release(m)                        // x's memory may be handed out again
+//
+// DType names the arithmetics that a model can be bound in: weights.Options{DType: tensor.BF16}.
 package tensor

@@ -7,12 +7,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mmserve/mmserve/internal/kernel"
+	"github.com/mmserve/mmserve/tensor"
 )
 
 // Options tune Bind. The zero value binds everything strictly in float32.
 type Options struct {
-	DType  kernel.DType // arithmetic of linear layers, F32 unless set
+	DType  tensor.DType // arithmetic of linear layers, tensor.F32 unless set
 	Ignore []string     // names that may be left over; * stands for any run of characters
 	Prefix string       // place to start from, "" for the root
 }

@@ -90,10 +90,10 @@ func (s Scope) Shape(name string) []int {
 }
 
 // WithDType returns s with another arithmetic for the linear layers read through it.
-func (s Scope) WithDType(d kernel.DType) Scope { s.dtype = d; return s }
+func (s Scope) WithDType(d tensor.DType) Scope { s.dtype = d; return s }
 
 // ComputeDType is the arithmetic of linear layers read through s; F32 unless set.
-func (s Scope) ComputeDType() kernel.DType { return s.dtype }
+func (s Scope) ComputeDType() tensor.DType { return s.dtype }
 
 // Fault notes a constructor's own complaint, to be reported with the rest. The place is put
 // in front.

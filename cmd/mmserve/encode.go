@@ -27,7 +27,7 @@ func encode(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error 
 	to.register(fs)
 	file := fs.String("o", "", "`FILE` to write; standard output when empty")
 	var texts textFlag
-	fs.Var(&texts, "text", "encode this text; twice for a pair")
+	fs.Var(&texts, "text", "encode this `TEXT`; twice for a pair")
 	verbose := fs.Bool("verbose", false, "say on stderr what was detected, cropped, resampled, dropped")
 	paths, err := parse(fs, args)
 	if err != nil {

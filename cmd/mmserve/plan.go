@@ -16,6 +16,7 @@ import (
 func plan(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	var m modelFlags
 	m.register(fs)
+	fs.Lookup("model").Usage = "`DIR` of the model whose rows and FLOPs are counted; empty: what a medium's adapter does with its default options"
 	asJSON := fs.Bool("json", false, "print one JSON object a file")
 	decode := fs.Bool("decode", false, "also decode, and report what was really found")
 	files, err := parse(fs, args)

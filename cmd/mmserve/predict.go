@@ -23,7 +23,7 @@ func predict(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error
 	top := fs.Int("top", 5, "how many classes or bytes to show")
 	asJSON := fs.Bool("json", false, "print one JSON object an answer")
 	var texts textFlag
-	fs.Var(&texts, "text", "the text; [MASK] stands for a byte to fill in; twice for a pair")
+	fs.Var(&texts, "text", "the `TEXT`; [MASK] stands for a byte to fill in; twice for a pair")
 	together := fs.Bool("together", false, "several inputs are parts of one thing, such as a picture and its sound")
 	file := fs.String("o", "", "`FILE` for optical flow (.flo or .png), reconstructed frames (a directory) and sound")
 	paths, err := parse(fs, args)
