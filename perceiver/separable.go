@@ -28,7 +28,8 @@ type gridInput struct {
 	across  int // the last axis
 }
 
-// asGrid reports whether an input has the structure, and keeps to it: a mask does not.
+// asGrid reports whether an input has the structure, and keeps to it: a mask does not. Of a
+// single axis the tables would be as large as the input and save nothing.
 func asGrid(in Input) (gridInput, bool) {
 	rows, ok := in.Rows.(Separable)
 	if !ok || in.Mask != nil {
@@ -41,7 +42,7 @@ func asGrid(in Input) (gridInput, bool) {
 	}
 	m, c := rows.Dims()
 	dims := g.grid.Dims()
-	if g.grid.Rows() != m || g.content+g.grid.Channels() != c || len(dims) == 0 {
+	if g.grid.Rows() != m || g.content+g.grid.Channels() != c || len(dims) < 2 {
 		return gridInput{}, false
 	}
 	for d := range dims {
