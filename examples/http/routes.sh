@@ -22,15 +22,37 @@ ask --output /dev/null --data-binary @"$media/audio/fsdd-7_george_0.wav" -H 'Acc
 ask -F 'request={"output":["pooled"]};type=application/json' -F "a=@$media/audio/fsdd-7_george_0.wav;type=audio/wav" \
   -F "b=@$media/image/go-video-001.rgb.jpeg;type=image/jpeg" "$url/v1/encode" | head -c 300
 
+# Text about media, from the model's own language model: as it comes, whole, and in OpenAI's words.
+ask -N -H 'Content-Type: application/json' "$url/v1/generate" -d '{"content":[{"type":"text","text":"seven"}],"max_tokens":4}'
+ask -H 'Content-Type: application/json' "$url/v1/generate" -d '{"content":[{"type":"text","text":"seven"}],"max_tokens":4,"stream":false}'
+ask -H 'Content-Type: application/json' "$url/v1/chat/completions" -d @- <<BODY
+{"messages":[{"role":"user","content":[
+  {"type":"image_url","image_url":{"url":"data:image/jpeg;base64,$(base64 <"$media/image/go-video-001.rgb.jpeg" | tr -d '\n')"}}]}],
+ "max_tokens":4,"temperature":0}
+BODY
+
 # What it would cost; what there is.
 ask --data-binary @"$media/image/go-video-001.rgb.jpeg" -H 'Content-Type: image/jpeg' "$url/v1/plan"
 ask "$url/v1/models"
+ask "$url/v1/models/default" | head -c 300
 ask "$url/v1/modalities" | head -c 300
 
-# OpenAI's and the Open Inference Protocol's words for the same.
+# OpenAI's embeddings, and the Open Inference Protocol's words for the same.
 ask -H 'Content-Type: application/json' "$url/v1/embeddings" -d '{"input":["hello","world"],"dimensions":8}'
+ask "$url/v2"
+ask "$url/v2/health/live"
+ask "$url/v2/health/ready" || true # 503 until the first canary has passed
+ask "$url/v2/models/default"
+ask "$url/v2/models/default/ready"
 ask -H 'Content-Type: application/json' "$url/v2/models/default/infer" \
   -d '{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["hello"]}],"outputs":[{"name":"pooled"}]}' | head -c 300
-ask "$url/v2/models/default"
+
+# For operators. Where the server has --admin-listen, the last four are on that address.
 ask "$url/healthz"
-ask "$url/metrics" | head -n 5
+ask "$url/readyz" || true
+ask "$url/openapi.json" | head -c 200
+admin=${MMSERVE_ADMIN:-$url}
+ask -X POST "$admin/admin/v1/models/default/unload"
+ask -X POST "$admin/admin/v1/models/default/load" | head -c 300
+ask -X POST "$admin/admin/v1/models/default/reload" | head -c 300
+ask "$admin/metrics" | grep '^mmserve_requests_total' | head -n 5
