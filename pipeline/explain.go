@@ -27,6 +27,9 @@ func (d *Dir) Explain() ([]string, error) {
 	if c.Name != "" || c.Description != "" {
 		add("%s", strings.Trim(c.Name+": "+c.Description, ": "))
 	}
+	if c.DType != "" {
+		add("arithmetic: %s unless --dtype says otherwise", c.DType)
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Modalities)) {
 		m := c.Modalities[name]
 		add("modality %s: adapter %s, %s × %d channels%s → rows of %d channels", name, m.Adapter,

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/mmserve/mmserve/pipeline"
 	"github.com/mmserve/mmserve/tensor"
@@ -78,6 +79,23 @@ func TestDTypeChoosesWhatRuns(t *testing.T) {
 	}
 	if _, _, err := pipeline.ObserveCase(t.Context(), dir, nil, pipeline.Options{DType: "fp8"}); err == nil || !strings.Contains(err.Error(), `"fp8"`) {
 		t.Errorf("dtype fp8: %v", err)
+	}
+}
+
+// model.json names an arithmetic; the options come before it.
+func TestDTypeOfAComposition(t *testing.T) {
+	for _, c := range []struct{ file, option, want string }{{"", "", "f32"}, {"bf16", "", "bf16"}, {"bf16", "f32", "f32"}, {"", "int8", "int8"}} {
+		text := composition
+		if c.file != "" {
+			text = strings.Replace(text, "{", `{"dtype": "`+c.file+`",`, 1)
+		}
+		m, err := pipeline.OpenFS(t.Context(), fstest.MapFS{"model.json": {Data: []byte(text)}}, pipeline.Options{Random: true, DType: c.option})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.Info().DType; got != c.want {
+			t.Errorf("file %q, option %q: %q, want %q", c.file, c.option, got, c.want)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -150,6 +151,38 @@ func TestVerifyAgainst(t *testing.T) {
 	}
 	if code, _, errs := mmserve(t, "verify", "--against", "f33", dir); code != 2 || !strings.Contains(errs, `"f33"`) {
 		t.Errorf("status %d: %s", code, errs)
+	}
+}
+
+// A served model may have an arithmetic of its own, and /v1/models says which and how far it is
+// from float32.
+func TestServedDTypes(t *testing.T) {
+	dir := data("reference", "perceiver", "image_fourier")
+	s := newSettings(flag.NewFlagSet("", flag.ContinueOnError))
+	if err := s.load([]string{"--dtype", "bf16", "--models", dir + ",exact=" + dir + ":f32,small=" + dir + ":int8"}); err != nil {
+		t.Fatal(err)
+	}
+	store, def, err := openStore(s, pipeline.Options{DType: s.dtype})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if def != "image_fourier" {
+		t.Errorf("default %q", def)
+	}
+	for name, want := range map[string]string{"image_fourier": "bf16", "exact": "f32", "small": "int8"} {
+		_, release, err := store.Acquire(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release()
+		for _, st := range store.Status() {
+			if st.Name != name {
+				continue
+			}
+			if info := st.Loaded; info.DType != want || strings.HasPrefix(info.Precision, want+" against float32") != (want != "f32") {
+				t.Errorf("%s: %q, %q", name, info.DType, info.Precision)
+			}
+		}
 	}
 }
 

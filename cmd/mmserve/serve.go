@@ -102,8 +102,14 @@ func openStore(s *settings, opt pipeline.Options) (*pipeline.Store, string, erro
 	for _, m := range s.models {
 		name, dir, ok := strings.Cut(m, "=")
 		if !ok {
-			dir = m
-			name = filepath.Base(filepath.Clean(m))
+			name, dir = "", m
+		}
+		opt := opt
+		if base, dtype, ok := cutDType(dir); ok {
+			dir, opt.DType = base, dtype
+		}
+		if name == "" {
+			name = filepath.Base(filepath.Clean(dir))
 		}
 		if _, err := pipeline.ReadDir(dir); err != nil {
 			return nil, "", err
@@ -118,6 +124,15 @@ func openStore(s *settings, opt pipeline.Options) (*pipeline.Store, string, erro
 		def = builtinName
 	}
 	return store, def, nil
+}
+
+// cutDType takes an arithmetic off the end of a model's directory, "DIR:bf16".
+func cutDType(dir string) (base, dtype string, ok bool) {
+	i := strings.LastIndexByte(dir, ':')
+	if i <= 0 || i == len(dir)-1 || checkDType(dir[i+1:]) != nil {
+		return dir, "", false
+	}
+	return dir[:i], dir[i+1:], true
 }
 
 // mayListen refuses an address beyond loopback when no key protects it.

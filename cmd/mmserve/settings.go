@@ -104,7 +104,7 @@ func newSettings(fs *flag.FlagSet) *settings {
 	fs.StringVar(&s.addr, "addr", "127.0.0.1:8080", "address to listen on; beyond loopback only with keys")
 	fs.StringVar(&s.admin, "admin-listen", "", "`ADDRESS` of a listener of its own for metrics, health and administration, or unix:PATH; empty: they are on --addr")
 	fs.BoolVar(&s.pprof, "pprof", false, "serve Go's profiles on the admin listener")
-	fs.Var(&s.models, "models", "models to serve: `NAME=DIR`, comma-separated or repeated; empty serves the built-in one")
+	fs.Var(&s.models, "models", "models to serve: `NAME=DIR`, comma-separated or repeated, DIR:bf16 in an arithmetic of its own; empty serves the built-in one")
 	fs.StringVar(&s.def, "default-model", "", "the model of requests that name none; empty: the first")
 	fs.StringVar(&s.dtype, "dtype", "", dtypeUsage)
 	fs.StringVar(&s.kernels, "kernels", "", "kernel set: avx512, avx2, neon or portable; empty picks the best")
