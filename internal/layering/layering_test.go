@@ -102,7 +102,7 @@ func TestLibrariesPullInNoServer(t *testing.T) {
 	for _, p := range list(t) {
 		name := strings.TrimPrefix(p.ImportPath, module+"/")
 		switch name {
-		case "modality", "perceiver", "resampler", "vision", "flamingo", "weights", "tensor":
+		case "pipeline", "models", "modality", "perceiver", "resampler", "vision", "flamingo", "weights", "tensor":
 		default:
 			continue
 		}
