@@ -140,7 +140,7 @@ func overview(w io.Writer) {
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-11s %s\n", c.name, c.about)
 	}
-	fmt.Fprint(w, "\n\"mmserve help COMMAND\" shows a command's flags.\n")
+	fmt.Fprint(w, "\n\"mmserve help COMMAND\" shows a command's flags. Without a command, mmserve serves the built-in model on\n127.0.0.1:8080. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n")
 }
 
 func describe(w io.Writer, c command, fs *flag.FlagSet) {
