@@ -42,8 +42,8 @@ precision-default: build ## where bf16 and int8 choose as f32 does, default mode
 generate: ## the assembly, from its generator
 	cd internal/kernel/_gen && go run . ..
 
-torch-check: build ## our .pt files read by a real torch (needs python3 with torch)
-	python3 tools/torch_check.py bin/mmserve
+torch-check: build ## our .pt files read by a real torch (PYTHON: one that has torch)
+	$(or $(PYTHON),python3) tools/torch_check.py bin/mmserve
 
 soak: build ## SOAK (default an hour) at capacity, 1 % hostile clients; fails on a wrong answer, an unexpected status or growth
 	bin/mmserve load --soak $(or $(SOAK),1h) --hostile 0.01 --hostile-files testdata/media $(SOAK_FLAGS) \

@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/mmserve/mmserve/internal/feed"
@@ -18,9 +19,13 @@ func feedDocument(consumer string) func(io.Writer, *Server, *job, []*result) err
 		if err != nil {
 			return err
 		}
-		target, name := feed.Target{DType: dt}, consumer
+		info := j.model.Info()
+		target, name, extra := feed.Target{DType: dt}, consumer, feed.Extra{Text: feed.TextOf(info.Architecture)}
 		if t := j.req.Target; t != nil {
-			target.Name, target.Hidden = t.LLM, t.Hidden
+			target.Name, target.Hidden, extra.Sizes = t.LLM, t.Hidden, t.Sizes
+			if t.Text != "" {
+				extra.Text = feed.Convention(t.Text)
+			}
 			if t.Format != "" {
 				name = t.Format
 			}
@@ -28,23 +33,23 @@ func feedDocument(consumer string) func(io.Writer, *Server, *job, []*result) err
 		if _, ok := feed.Known(name); !ok {
 			return fieldProblem("target.format", "is unknown: "+quote(name))
 		}
-		info := j.model.Info()
 		if err := feedError(feed.Check(name, info.SoftTokenKind, info.SoftTokenDim, target)); err != nil {
 			return err
 		}
-		values, err := softTokens(results)
+		values, err := softTokens(results, info.SoftTokens)
 		if err != nil {
 			return err
 		}
-		return feedError(feed.Write(w, name, feed.Latents{Kind: info.SoftTokenKind, Data: values, Model: j.req.Model}, target, feed.Extra{}))
+		return feedError(feed.Write(w, name, feed.Latents{Kind: info.SoftTokenKind, Data: values, Model: j.req.Model}, target, extra))
 	}
 }
 
-// softTokens is the soft tokens of every item, items×n×W. One failed item fails them all: a
-// consumer could not tell whose are missing.
-func softTokens(results []*result) (tensor.Tensor, error) {
+// softTokens is the soft tokens of every picture of every item, pictures×n×W: an item whose
+// file was divided has several. One failed item fails them all: a consumer could not tell whose
+// are missing.
+func softTokens(results []*result, n int) (tensor.Tensor, error) {
 	var all []float32
-	var shape []int
+	width := 0
 	for _, r := range results {
 		if r.err != nil {
 			return tensor.Tensor{}, r.err
@@ -52,10 +57,13 @@ func softTokens(results []*result) (tensor.Tensor, error) {
 		if r.encoding == nil || r.encoding.SoftTokens.Data == nil {
 			return tensor.Tensor{}, fieldProblem("output", "must name "+pipeline.OutputSoftTokens+" for this format")
 		}
-		shape = r.encoding.SoftTokens.Shape
+		width = r.encoding.SoftTokens.Cols()
 		all = append(all, r.encoding.SoftTokens.Data...)
 	}
-	return tensor.Of(all, append([]int{len(results)}, shape...)...), nil
+	if n < 1 || width < 1 || len(all)%(n*width) != 0 {
+		return tensor.Tensor{}, fmt.Errorf("api: %d values of soft tokens, %d a picture of width %d", len(all), n, width)
+	}
+	return tensor.Of(all, len(all)/(n*width), n, width), nil
 }
 
 // feedError says which refusals are the request's fault.

@@ -38,6 +38,10 @@ type wireTarget struct {
 	LLM    string `json:"llm"`
 	Format string `json:"format"`
 	Hidden int    `json:"hidden_size"`
+	// Sizes are the pictures' widths and heights, which a MiniCPM-V behind vLLM wants too.
+	Sizes [][2]int `json:"image_sizes"`
+	// Text is how transformers' placeholders are written; empty: as the model's family does.
+	Text string `json:"placeholders"`
 }
 
 // wireItem is one item of a batch.

@@ -29,12 +29,6 @@ func (f *feedFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.style, "placeholders", "", "how hf writes pictures: openflamingo, idefics, idefics2, qwen_vl or minicpmv")
 }
 
-// styles are the placeholders of the published models.
-var styles = map[string]feed.Convention{
-	"openflamingo": feed.OpenFlamingoText, "OpenFlamingo": feed.OpenFlamingoText, "IdeficsForVisionText2Text": feed.IdeficsText,
-	"Idefics2ForConditionalGeneration": feed.Idefics2Text, "MiniCPMV": feed.MiniCPMVText, "minicpmv": feed.MiniCPMVText,
-}
-
 // parse checks the flags.
 func (f *feedFlags) parse() error {
 	types := map[string]weights.DType{"f32": weights.F32, "f16": weights.F16, "bf16": weights.BF16}
@@ -63,7 +57,7 @@ func (f *feedFlags) writer(format string, info pipeline.Info) (func(io.Writer, *
 	}
 	x := feed.Extra{Text: feed.Convention(f.style)}
 	if f.style == "" {
-		x.Text = styles[info.Architecture]
+		x.Text = feed.TextOf(info.Architecture)
 	}
 	for size := range strings.SplitSeq(f.sizes, ",") {
 		if size == "" {

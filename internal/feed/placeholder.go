@@ -14,6 +14,18 @@ const (
 	MiniCPMVText     Convention = "minicpmv"     // <image> and <unk> per latent
 )
 
+// texts are the conventions of the architectures.
+var texts = map[string]Convention{
+	"openflamingo": OpenFlamingoText, "OpenFlamingo": OpenFlamingoText, "openflamingo_perceiver_resampler": OpenFlamingoText,
+	"idefics": IdeficsText, "IdeficsForVisionText2Text": IdeficsText,
+	"idefics2": Idefics2Text, "Idefics2ForConditionalGeneration": Idefics2Text,
+	"qwen_vl_style_resampler": QwenVLText,
+	"MiniCPMV":                MiniCPMVText, "minicpmv": MiniCPMVText, "minicpmv_resampler": MiniCPMVText,
+}
+
+// TextOf is the convention of an architecture, "" where none is known.
+func TextOf(architecture string) Convention { return texts[architecture] }
+
 // Placeholders returns the text that stands for pictures, items in a row, each of that many
 // latents: what a tokenizer must see where they are.
 func Placeholders(c Convention, items, latents int) (string, error) {
