@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"maps"
@@ -60,3 +61,14 @@ func Walk(h http.Handler, f func(method, path string)) error {
 		return nil
 	})
 }
+
+// Room is memory that passes share.
+type Room struct{ r room }
+
+// Enter waits for n bytes of size.
+func (r *Room) Enter(ctx context.Context, n, size int64) (func(), error) {
+	return r.r.enter(ctx, n, size)
+}
+
+// Kept is the bytes of all answers on their way out.
+func Kept(s *Server) int64 { return s.kept.Load() }

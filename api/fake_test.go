@@ -59,6 +59,8 @@ func (f *fake) Plan(_ context.Context, it pipeline.Item) (pipeline.Plan, error) 
 	switch w := text(it); {
 	case w == "plan panic":
 		panic("fake: plan")
+	case strings.HasPrefix(w, "needs "):
+		fmt.Sscan(w[6:], &p.DecodedBytes)
 	case strings.HasPrefix(w, "code "):
 		return p, media.Errorf(media.Code(w[5:]), "fake: as asked")
 	}
@@ -90,6 +92,8 @@ func (f *fake) Encode(ctx context.Context, it pipeline.Item, opt pipeline.Encode
 		panic("fake: secret detail")
 	case "nan":
 		return one(float32(math.NaN()), 1)
+	case "wide":
+		return one(make([]float32, 1<<18-64)...)
 	case "huge":
 		return one(3e38, 1)
 	case "fail":

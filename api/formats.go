@@ -113,6 +113,7 @@ func (o *responder) add(i int, r *result) error {
 	if err := json.NewEncoder(o.w).Encode(line); err != nil {
 		return err
 	}
+	o.s.ledgerOf(o.ctx).sent()
 	return http.NewResponseController(o.w).Flush()
 }
 

@@ -90,9 +90,9 @@ func (s *Server) serve(w *statusWriter, r *http.Request, rt route) (err error) {
 		defer func() { s.held.Add(-body.read) }()
 		r.Body = body
 	}
-	fetched := &ledger{s: s}
-	defer func() { s.held.Add(-fetched.taken.Load()) }()
-	return rt.handle(w, r.WithContext(context.WithValue(r.Context(), ledgerKey{}, fetched)))
+	l := &ledger{s: s}
+	defer l.close()
+	return rt.handle(w, r.WithContext(context.WithValue(r.Context(), ledgerKey{}, l)))
 }
 
 // limitBody refuses a body that is announced too large, and bounds the size and the pace of
@@ -111,7 +111,7 @@ func (s *Server) limitBody(w http.ResponseWriter, r *http.Request, rt route) (*p
 	}
 	if rt.admits() {
 		if held := s.held.Load(); held > 0 && held+max(r.ContentLength, 0) > s.bodies() {
-			return nil, &Saturated{RetryAfter: time.Second}
+			return nil, &Saturated{RetryAfter: fullMemory}
 		}
 	}
 	return &pacedBody{
@@ -251,7 +251,7 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
 	if held := b.held.Add(int64(n)); held > b.limit && held > b.read {
-		return n, &Saturated{RetryAfter: time.Second}
+		return n, &Saturated{RetryAfter: fullMemory}
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, problem(codeSlow, "the body came too slowly")

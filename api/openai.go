@@ -305,19 +305,25 @@ func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string
 	if !ok {
 		return fmt.Errorf("%w: %s has no language model", pipeline.ErrNoTask, name)
 	}
-	cost := 0.0
+	var all pipeline.Plan
 	for _, part := range p.Parts {
 		plan, err := m.Plan(r.Context(), pipeline.Item{Parts: []pipeline.Part{part}})
 		if err != nil {
 			return err
 		}
-		cost += plan.FLOPs
+		all.FLOPs += plan.FLOPs
+		all.DecodedBytes += plan.DecodedBytes
 	}
-	leave, err := s.queue.place(r.Context()).Enter(r.Context(), cost)
+	leave, err := s.queue.place(r.Context()).Enter(r.Context(), all.FLOPs)
 	if err != nil {
 		return err
 	}
 	defer leave()
+	free, err := s.enterRoom(r.Context(), new(workRequest), all)
+	if err != nil {
+		return err
+	}
+	defer free()
 	if !out.stream {
 		res, err := g.Generate(r.Context(), p, opt, nil)
 		if err != nil {

@@ -13,7 +13,6 @@ import (
 	"path"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -293,28 +292,6 @@ func (a *absent) ReadAt([]byte, int64) (int, error) { return 0, a.err }
 // missing is the input of a part that cannot be had.
 func missing(err error) media.Input { return media.Input{At: &absent{err: err}, Size: -1} }
 
-// ledger counts the bytes a request brought in by URL, against its own limit and the server's.
-type ledger struct {
-	s     *Server
-	taken atomic.Int64
-}
-
-type ledgerKey struct{}
-
-// take counts n bytes more.
-func (l *ledger) take(n int64) error {
-	all, held := l.taken.Add(n), l.s.held.Add(n)
-	if all > l.s.maxBody() {
-		p := problem(codeBodyTooLarge, "the media named by URL pass the limit of a body together")
-		p.Limit, p.Actual = float64(l.s.maxBody()), float64(all)
-		return p
-	}
-	if held > l.s.bodies() && held > all {
-		return &Saturated{RetryAfter: time.Second}
-	}
-	return nil
-}
-
 // fetchAll fetches what the parts name by URL, several at once, all within the time for remote
 // media. A part whose medium cannot be had keeps the reason in its place.
 func (s *Server) fetchAll(ctx context.Context, parts []*pipeline.Part) error {
@@ -335,7 +312,7 @@ func (s *Server) fetchAll(ctx context.Context, parts []*pipeline.Part) error {
 	defer stage(ctx, "fetch")()
 	limited, cancel := context.WithTimeout(ctx, or(s.Remote.Timeout, 10*time.Second))
 	defer cancel()
-	l, _ := ctx.Value(ledgerKey{}).(*ledger)
+	l := s.ledgerOf(ctx)
 	turns := make(chan struct{}, fetchesAtOnce)
 	var wg sync.WaitGroup
 	for _, p := range urls {
@@ -360,7 +337,7 @@ func (s *Server) fetchPart(ctx context.Context, p *pipeline.Part, l *ledger) {
 	defer recovered(&err)
 	a := p.Input.At.(*absent)
 	var data []byte
-	data, err = s.Remote.fetch(ctx, a.url, "mmserve/"+s.Version, l.take)
+	data, err = s.Remote.fetch(ctx, a.url, "mmserve/"+s.Version, l.fetch)
 	var problem *Problem
 	if errors.As(err, &problem) {
 		problem.Field = a.field

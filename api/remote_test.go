@@ -381,7 +381,7 @@ func TestRemoteSizeAndTime(t *testing.T) {
 	}), forbiddenHost(t))
 	n.names.Store("media.example.com", elsewhere)
 	m := n.remote(t, "media.example.com:{port}")
-	m.MaxBytes, m.Timeout = 500, 100*time.Millisecond
+	m.MaxBytes = 500
 	s := newSite(t, &api.Server{Store: newFake(1).store(), Remote: m, MaxBody: 1500, MaxItems: 4})
 	body := func(paths ...string) string {
 		var items []string
@@ -400,6 +400,7 @@ func TestRemoteSizeAndTime(t *testing.T) {
 		t.Errorf("1600 bytes of 1500: %s", a.body)
 	}
 	s.want(s.post("/v1/encode", `{"inputs":[{"content":[`+strings.Repeat(`{"type":"text","url":"https://x/"},`, 5)+`{"type":"text","text":"a"}]}]}`), 413)
+	m.Timeout = time.Second
 	doc := s.want(s.post("/v1/encode", body("/drip", "/", "/silent")), 200).json(t)
 	for i, want := range []string{"error", "ok", "error"} {
 		item := doc["data"].([]any)[i].(map[string]any)

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/pipeline"
 )
 
@@ -26,7 +25,7 @@ type Server struct {
 	Capacity float64       // FLOPs admitted at once, running and waiting, whatever the rate; zero leaves it to Wait
 	BodyRate int64         // least bytes a second of an arriving body; zero means 4 KiB
 	Bodies   int64         // bytes of all bodies held at once; zero means four times MaxBody
-	Limits   media.Limits  // of media; zero fields are the defaults
+	Memory   int64         // bytes the process may hold, weights included; zero: only the limits above
 	Remote   *Remote       // fetches media named by URL; nil: none is fetched
 	Keys     *Keys         // nil or empty: no key is asked for
 	Log      *slog.Logger  // nil means discard
@@ -41,17 +40,17 @@ type Server struct {
 	metrics  *metrics
 	canary   canary
 	draining atomic.Bool
-	held     atomic.Int64 // bytes of bodies
+	room     room
+	held     atomic.Int64 // bytes of bodies and of media fetched
+	kept     atomic.Int64 // bytes of tensors on their way out
 	shedding shedLog
 	handler  http.Handler
 	admin    http.Handler
 }
 
-func (s *Server) maxBody() int64          { return or(s.MaxBody, 64<<20) }
 func (s *Server) maxItems() int           { return or(s.MaxItems, 128) }
 func (s *Server) deadline() time.Duration { return or(s.Deadline, time.Minute) }
 func (s *Server) bodyRate() int64         { return or(s.BodyRate, 4<<10) }
-func (s *Server) bodies() int64           { return or(s.Bodies, 4*s.maxBody()) }
 
 // or is v, or what its zero stands for.
 func or[T int | int64 | float64 | time.Duration](v, zero T) T {

@@ -78,7 +78,9 @@ func (j *job) end() {
 func (s *Server) each(j *job, run func(ctx context.Context, it pipeline.Item, r *result) error, done func(i int, r *result) error) error {
 	for i, it := range j.items {
 		r := &result{id: it.ID}
-		r.err = s.one(j, it, r, run)
+		if r.err = s.one(j, it, r, run); r.err != nil {
+			r.encoding, r.prediction = nil, nil
+		}
 		if err := j.ctx.Err(); err != nil {
 			return err
 		}
@@ -109,10 +111,18 @@ func (s *Server) one(j *job, it pipeline.Item, r *result, run func(context.Conte
 		return err
 	}
 	defer leave()
+	free, err := s.enterRoom(j.ctx, j.req, r.plan)
+	if err != nil {
+		return err
+	}
+	defer free()
 	s.metrics.work(j.req.Model, r.plan)
 	stop = stage(j.ctx, "model")
 	defer stop()
-	return run(j.ctx, it, r)
+	if err := run(j.ctx, it, r); err != nil {
+		return err
+	}
+	return s.ledgerOf(j.ctx).keep(r.bytes())
 }
 
 // encode answers POST /v1/encode.

@@ -181,6 +181,19 @@ func (s *Store) makeRoom(keep *entry, need int64) error {
 	}
 }
 
+// Loaded is the bytes of weights that are loaded.
+func (s *Store) Loaded() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var total int64
+	for _, e := range s.entries {
+		if e.model != nil {
+			total += e.model.Info().Bytes
+		}
+	}
+	return total
+}
+
 // Reload opens a model anew and swaps it in when that succeeds; on an error the old one stays.
 func (s *Store) Reload(ctx context.Context, name string) error {
 	s.mu.Lock()

@@ -62,8 +62,12 @@ func newDaemon(s *settings, e *env) (*daemon, error) {
 	if err := checkDType(s.dtype); err != nil {
 		return nil, err
 	}
-	if s.memory > 0 {
-		debug.SetMemoryLimit(s.memory)
+	if s.memory != 0 && s.memory < leastMemory {
+		return nil, usagef("--memory %d: want %d bytes at least, or 0 for four fifths of the machine's", s.memory, leastMemory)
+	}
+	memory := memoryCeiling(s.memory)
+	if memory > 0 {
+		debug.SetMemoryLimit(memory / 10 * 9) // the rest is what the collector does not see
 	}
 	d := &daemon{s: s, keys: new(api.Keys), log: slog.New(slog.NewJSONHandler(e.stderr, &slog.HandlerOptions{Level: level}))}
 	if err := d.reload(); err != nil {
@@ -79,6 +83,9 @@ func newDaemon(s *settings, e *env) (*daemon, error) {
 	} else if s.pprof {
 		return nil, usagef("--pprof wants --admin-listen: profiles are not for the public listener")
 	}
+	if s.budget == 0 {
+		s.budget = memory / 4 * 3
+	}
 	store, def, err := openStore(s, pipeline.Options{DType: s.dtype})
 	if err != nil {
 		return nil, err
@@ -90,7 +97,7 @@ func newDaemon(s *settings, e *env) (*daemon, error) {
 	d.server = &api.Server{
 		Store: store, Default: def, Keys: d.keys, Log: d.log, MaxBody: s.maxBody, MaxItems: s.maxItems,
 		Deadline: s.deadline, Slots: slots, Wait: s.wait, BodyRate: s.bodyRate, Remote: s.remote(), NoUI: s.noUI, Version: buildVersion(),
-		AdminApart: s.admin != "", Pprof: s.pprof,
+		Memory: memory, AdminApart: s.admin != "", Pprof: s.pprof,
 	}
 	return d, nil
 }
