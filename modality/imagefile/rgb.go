@@ -30,8 +30,8 @@ func ToRGB(src *image.NRGBA, a Alpha) *RGB {
 	dst := NewRGB(w, h)
 	for y := range h {
 		in, out := src.Pix[y*src.Stride:][:4*w], dst.Pix[3*w*y:][:3*w]
-		for x := range w {
-			p, q := in[4*x:4*x+4], out[3*x:3*x+3]
+		for ; len(out) >= 3 && len(in) >= 4; in, out = in[4:], out[3:] {
+			p, q := (*[4]uint8)(in), (*[3]uint8)(out)
 			if a == OnWhite && p[3] != 255 {
 				q[0], q[1], q[2] = onWhite(p[0], p[3]), onWhite(p[1], p[3]), onWhite(p[2], p[3])
 				continue

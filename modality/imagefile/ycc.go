@@ -66,13 +66,13 @@ func (c *chroma) jpeg420(dst, plane []uint8, y int) {
 	for i := range n {
 		c.sum[i] = 3*int32(near[i]) + int32(far[i])
 	}
-	for x := range dst {
-		i := x / 2
-		if x&1 == 0 {
-			dst[x] = uint8((3*c.sum[i] + c.sum[max(i-1, 0)] + 8) >> 4)
-		} else {
-			dst[x] = uint8((3*c.sum[i] + c.sum[min(i+1, n-1)] + 7) >> 4)
+	before := c.sum[0]
+	for i, v := range c.sum {
+		dst[2*i] = uint8((3*v + before + 8) >> 4)
+		if 2*i+1 < len(dst) {
+			dst[2*i+1] = uint8((3*v + c.sum[min(i+1, n-1)] + 7) >> 4)
 		}
+		before = v
 	}
 }
 
