@@ -73,7 +73,7 @@ func loads(t *testing.T, dir string) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := c.CompareRaw(name, raw); err != nil {
+			if _, _, err := c.Compare(name, raw.Tensor()); err != nil {
 				t.Error(err)
 			}
 		}

@@ -267,30 +267,3 @@ func (k *Check) statistics(where string) string {
 	check("max", k.hi, s.Max)
 	return where
 }
-
-// CompareRaw is Compare for values as stored: integers are compared as integers, and floats
-// as float32. It suits checkpoint cases, and ids too large for float32.
-func (c *Case) CompareRaw(name string, raw weights.Raw) (maxAbs, tol float64, err error) {
-	s, ok := c.stages[name]
-	if !ok || !s.whole || s.raw.DType.Float() || raw.DType.Float() {
-		return c.Compare(name, raw.Tensor())
-	}
-	if !slices.Equal(squeeze(raw.Shape), squeeze(s.shape)) {
-		return math.Inf(1), 0, fmt.Errorf("refcase: %s: stage %q: shape %v, want %v", c.Name, name, raw.Shape, s.shape)
-	}
-	got, err := raw.Ints()
-	if err != nil {
-		return math.Inf(1), 0, err
-	}
-	want, err := s.raw.Ints()
-	if err != nil {
-		return math.Inf(1), 0, err
-	}
-	for i := range want {
-		if d := math.Abs(float64(got[i] - want[i])); d > maxAbs {
-			maxAbs = d
-			err = fmt.Errorf("refcase: stage %q: element %d is %d, want %d", name, i, got[i], want[i])
-		}
-	}
-	return maxAbs, 0, err
-}
