@@ -330,8 +330,10 @@ func (u *queries) fold(s *scratch, c []float32, b, n, cols int, v []float32, ldv
 		u.set.dots.pairRows(&p[0], panel, &c[0], panel, n, panel)
 		t.b = &p[0]
 	}
-	for r := 0; r < u.v; r += u.set.mr {
-		t.rows = min(u.set.mr, u.v-r)
+	tiles := (u.v + u.set.mr - 1) / u.set.mr
+	for i := range tiles {
+		r := split(u.v, tiles, i)
+		t.rows = split(u.v, tiles, i+1) - r
 		t.a = &v[r]
 		tile(t)
 		u.set.add(&o[r*panel], &o[r*panel], &part[0], t.rows*panel)

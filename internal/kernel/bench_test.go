@@ -36,6 +36,19 @@ func eachThreads(b *testing.B, f func(b *testing.B)) {
 	}
 }
 
+// BenchmarkPeaks is what the others are shares of.
+func BenchmarkPeaks(b *testing.B) {
+	var r Rates
+	for b.Loop() {
+		r = Peaks()
+	}
+	b.ReportMetric(r.F32/1e9, "f32-GFLOP/s")
+	b.ReportMetric(r.BF16/1e9, "bf16-GFLOP/s")
+	b.ReportMetric(r.Int8/1e9, "int8-GOP/s")
+	b.ReportMetric(r.Read/1e9, "read-GB/s")
+	b.ReportMetric(0, "ns/op")
+}
+
 func BenchmarkGemm(b *testing.B) {
 	for _, s := range [][3]int{{512, 1024, 1024}, {512, 1024, 4096}, {512, 4096, 1024}, {256, 1280, 1280}, {50176, 261, 261}, {1, 4096, 4096}, {16, 1024, 1024}} {
 		m, k, n := s[0], s[1], s[2]
