@@ -28,6 +28,7 @@ func encode(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error 
 	file := fs.String("o", "", "`FILE` to write; standard output when empty")
 	var texts textFlag
 	fs.Var(&texts, "text", "encode this `TEXT`; twice for a pair")
+	options := fs.String("options", "", "options of the files' adapters as `JSON`, such as {\"patch\": 8} of an image or {\"grids\": [[24, 24]]} of an array of tokens")
 	verbose := fs.Bool("verbose", false, "say on stderr what was detected, cropped, resampled, dropped")
 	paths, err := parse(fs, args)
 	if err != nil {
@@ -38,6 +39,9 @@ func encode(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error 
 	}
 	if len(paths) == 0 && len(texts) == 0 {
 		return usagef("no input given")
+	}
+	if *options != "" && !json.Valid([]byte(*options)) {
+		return usagef("--options: no JSON value")
 	}
 	if err := to.parse(); err != nil {
 		return err
@@ -64,6 +68,11 @@ func encode(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error 
 		return err
 	}
 	defer done()
+	if *options != "" {
+		for i := range paths {
+			it.Parts[i].Options = json.RawMessage(*options)
+		}
+	}
 	enc, err := model.Encode(withProgress(ctx, e), it, pipeline.EncodeOptions{Outputs: []string{*out}})
 	if err != nil {
 		return err

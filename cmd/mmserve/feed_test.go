@@ -58,6 +58,49 @@ func TestEncodeForLanguageModelServers(t *testing.T) {
 	}
 }
 
+// A connector by itself takes the tokens of a tower, and which of them are real.
+func TestEncodeTakesOptions(t *testing.T) {
+	model := data("reference", "resampler", "idefics2-connector-padded")
+	x := tensor.New(1, 4, 32)
+	weights.Uniform(x.Data, "tokens", 0, 0, 1)
+	write := func(t4 tensor.Tensor) string {
+		file := filepath.Join(t.TempDir(), "x.npy")
+		var b bytes.Buffer
+		if err := weights.WriteNPY(&b, t4, weights.F32); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, b.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	encode := func(args ...string) string {
+		code, out, errs := mmserve(t, append([]string{"encode", "--model", model, "--output", "soft_tokens", "--format", "raw"}, args...)...)
+		if code != 0 || len(out) != 4*6*40 {
+			t.Fatalf("status %d, %d bytes: %s", code, len(out), errs)
+		}
+		return out
+	}
+	whole := write(x)
+	if encode("--options", `{"masks":[[true,true,true,false]]}`, whole) != encode(write(tensor.Of(x.Data[:3*32], 1, 3, 32))) {
+		t.Error("a masked token was read")
+	}
+	for _, c := range []struct {
+		options string
+		code    int
+		want    string
+	}{
+		{`{"masks":[[true]]}`, 1, "want 4 tokens, got 1"},
+		{`{"mask":1}`, 1, "mask"},
+		{`{`, 2, "no JSON"},
+	} {
+		code, _, errs := mmserve(t, "encode", "--model", model, "--options", c.options, whole)
+		if code != c.code || !strings.Contains(errs, c.want) {
+			t.Errorf("%s: status %d: %s", c.options, code, errs)
+		}
+	}
+}
+
 func TestEncodeRefusesWhatDoesNotFit(t *testing.T) {
 	model, file := towerTokens(t)
 	cross := data("reference", "resampler", "ip-adapter-plus-pos-meanpool")
