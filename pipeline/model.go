@@ -163,7 +163,7 @@ type Prediction struct {
 	Flow    *Flow    `json:"flow,omitempty"`
 	// Reconstruction holds an autoencoder's outputs by modality.
 	Reconstruction *Reconstruction `json:"reconstruction,omitempty"`
-	Logits         tensor.Tensor   `json:"-"`
+	Logits         tensor.Tensor   `json:"-"` // before the softmax: labels, positions×bytes or vocabulary
 	Notes          []string        `json:"notes,omitempty"`
 	Plan           Plan            `json:"plan"`
 }
@@ -188,7 +188,7 @@ type Masked struct {
 	Candidates []Class `json:"candidates"`
 }
 
-// Flow is optical flow between two frames.
+// Flow is optical flow from the first of two frames to the second: lengths in pixels, x to the right, y down.
 type Flow struct {
 	Width   int           `json:"width"`
 	Height  int           `json:"height"`
