@@ -411,16 +411,18 @@ func loadTargets(ctx context.Context, t *benchTable) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range []struct{ what, name, config, gate string }{
-		{"vision-fourier, load", "Load/vision", visionConfig, "300 ms"},
-		{"language-perceiver, load", "Load/language", languageConfig, "1.5 s"},
+	for _, c := range []struct{ what, name, config, file, gate string }{
+		{"vision-fourier, load", "Load/vision/safetensors", visionConfig, safetensorsName, "300 ms"},
+		{"vision-fourier, load", "Load/vision/torch", visionConfig, torchName, "300 ms"},
+		{"language-perceiver, load", "Load/language/safetensors", languageConfig, safetensorsName, "1.5 s"},
+		{"language-perceiver, load", "Load/language/torch", languageConfig, torchName, "1.5 s"},
 	} {
 		dir, err := os.MkdirTemp("", "mmserve-bench-")
 		if err != nil {
 			return err
 		}
-		err = t.add(benchRow{what: c.what + ", from the page cache", gate: c.gate, unit: "s", less: true}, func(r *benchRow) error {
-			size, err := writeModel(dir, c.config)
+		err = t.add(benchRow{what: c.what + " " + c.file + " from the page cache", gate: c.gate, unit: "s", less: true}, func(r *benchRow) error {
+			size, err := writeModel(dir, c.config, c.file)
 			if err != nil {
 				return err
 			}
@@ -438,6 +440,12 @@ func loadTargets(ctx context.Context, t *benchTable) error {
 	}
 	return nil
 }
+
+// Names of published weight files.
+const (
+	safetensorsName = "model.safetensors"
+	torchName       = "pytorch_model.bin"
+)
 
 // recorder is random weights that remember what was asked for.
 type recorder struct {
@@ -462,9 +470,9 @@ func (r recorder) note(name string, shape []int) {
 	r.specs[name] = weights.Spec{Name: name, DType: weights.F32, Shape: shape}
 }
 
-// writeModel writes a model directory of a Perceiver IO configuration with random weights and
-// returns the size of its weight file.
-func writeModel(dir, config string) (size int64, err error) {
+// writeModel writes a model directory of a Perceiver IO configuration with random weights in a
+// file of that name, and returns the file's size.
+func writeModel(dir, config, name string) (size int64, err error) {
 	rec := recorder{weights.Random(1), map[string]weights.Spec{}}
 	if _, err := weights.Bind(rec, func(s weights.Scope) (perceiver.Network, error) {
 		return perceiver.Load([]byte(config), s, perceiver.Options{})
@@ -478,12 +486,26 @@ func writeModel(dir, config string) (size int64, err error) {
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o644); err != nil {
 		return 0, err
 	}
-	f, err := os.Create(filepath.Join(dir, "model.safetensors"))
+	f, err := os.Create(filepath.Join(dir, name))
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = firstError(err, f.Close()) }()
-	if err := weights.CopySafetensors(f, weights.Seeded(specs...), nil); err != nil {
+	src := weights.Seeded(specs...)
+	if name == torchName {
+		all := map[string]tensor.Tensor{}
+		for _, s := range specs {
+			raw, err := src.Load(s.Name)
+			if err != nil {
+				return 0, err
+			}
+			all[s.Name] = raw.Tensor()
+		}
+		err = weights.WriteTorchDict(f, all, weights.F32)
+	} else {
+		err = weights.CopySafetensors(f, src, nil)
+	}
+	if err != nil {
 		return 0, err
 	}
 	return f.Seek(0, io.SeekCurrent)
