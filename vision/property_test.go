@@ -174,10 +174,12 @@ var published = map[string]struct {
 	config string
 	h, w   int
 }{
-	"clip-vit-large-14": {`{"model_type":"clip_vision_model","hidden_size":1024,"intermediate_size":4096,"num_hidden_layers":24,"num_attention_heads":16,"image_size":224,"patch_size":14}`, 224, 224},
-	"clip-vit-huge-14":  {`{"model_type":"clip_vision_model","hidden_act":"gelu","hidden_size":1280,"intermediate_size":5120,"num_hidden_layers":32,"num_attention_heads":16,"image_size":224,"patch_size":14}`, 224, 224},
-	"siglip-base-16":    {`{"model_type":"siglip_vision_model"}`, 224, 224},
-	"idefics2-so400m":   {`{"model_type":"idefics2","vision_config":{"hidden_size":1152,"intermediate_size":4304,"num_hidden_layers":27,"num_attention_heads":16,"image_size":980,"patch_size":14}}`, 378, 504},
+	"clip-vit-large-14":    {`{"model_type":"clip_vision_model","hidden_size":1024,"intermediate_size":4096,"num_hidden_layers":24,"num_attention_heads":16,"image_size":224,"patch_size":14}`, 224, 224},
+	"clip-vit-huge-14":     {`{"model_type":"clip_vision_model","hidden_act":"gelu","hidden_size":1280,"intermediate_size":5120,"num_hidden_layers":32,"num_attention_heads":16,"image_size":224,"patch_size":14}`, 224, 224},
+	"siglip-base-16":       {`{"model_type":"siglip_vision_model"}`, 224, 224},
+	"siglip-so400m-14-384": {`{"model_type":"siglip_vision_model","hidden_size":1152,"intermediate_size":4304,"num_hidden_layers":27,"num_attention_heads":16,"image_size":384,"patch_size":14}`, 384, 384},
+	"idefics2-so400m-980":  {`{"model_type":"idefics2","vision_config":{"hidden_size":1152,"intermediate_size":4304,"num_hidden_layers":27,"num_attention_heads":16,"image_size":980,"patch_size":14}}`, 980, 980},
+	"idefics2-so400m":      {`{"model_type":"idefics2","vision_config":{"hidden_size":1152,"intermediate_size":4304,"num_hidden_layers":27,"num_attention_heads":16,"image_size":980,"patch_size":14}}`, 378, 504},
 }
 
 func BenchmarkPublished(b *testing.B) {
