@@ -3,6 +3,7 @@
 //
 // A directory is opened by its architecture's Recipe (Register adds one):
 //
+//	m, err := pipeline.OpenFS(ctx, models.Default(), pipeline.Options{}) // the built-in model, or
 //	m, err := pipeline.Open(ctx, "models/vision-perceiver-fourier", pipeline.Options{})
 //	out, err := m.Predict(ctx, pipeline.Item{Parts: []pipeline.Part{part}}, pipeline.PredictOptions{Top: 5})
 //
