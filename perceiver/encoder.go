@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"sync"
 
 	"github.com/mmserve/mmserve/internal/kernel"
 	"github.com/mmserve/mmserve/internal/nn"
@@ -204,7 +205,8 @@ func (x *encoderCross) mix(ctx context.Context, a *tensor.Arena, dst tensor.Tens
 		x.value.Into(dst, sums, kernel.Epilogue{})
 		return nil
 	}
-	s := kernel.Stream{DType: x.dtype}
+	s := getStream(x.dtype)
+	defer streams.Put(s)
 	s.Start(x.heads, 0, x.qk/x.heads, x.v/x.heads, dst.Dim(0), x.scale(), x.queries.Data, x.qk)
 	block := x.opt.block(max(x.shape.key, x.qk, x.v))
 	k, v := a.New(block, x.qk), a.New(block, x.v)
@@ -219,6 +221,15 @@ func (x *encoderCross) mix(ctx context.Context, a *tensor.Arena, dst tensor.Tens
 	}
 	s.Finish(dst.Data, x.v)
 	return nil
+}
+
+// streams keeps the memory of attentions between passes.
+var streams = sync.Pool{New: func() any { return new(kernel.Stream) }}
+
+func getStream(dt kernel.DType) *kernel.Stream {
+	s := streams.Get().(*kernel.Stream)
+	s.DType = dt
+	return s
 }
 
 // rows calls f with every block of normalised rows (b×C) and their score biases.

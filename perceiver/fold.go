@@ -46,7 +46,8 @@ func (f *foldedCross) sums(ctx context.Context, a *tensor.Arena, dst tensor.Tens
 		return f.gridSums(ctx, a, dst, g, opt)
 	}
 	n, c := dst.Dim(0), dst.Dim(1)
-	s := kernel.Stream{DType: f.dtype}
+	s := getStream(f.dtype)
+	defer streams.Put(s)
 	s.Start(1, 0, c, c, n, f.scale, f.queries.Data, c)
 	err := eachBlock(ctx, a, in, opt.block(c), func(rows tensor.Tensor, bias []float32) {
 		kernel.LayerNorm(rows.Data, rows.Data, c, c, rows.Dim(0), c, nil, nil, f.norm.Eps)

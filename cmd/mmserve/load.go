@@ -269,12 +269,13 @@ func (g *generator) press(ctx context.Context, multiple, rate float64, d time.Du
 		}
 		sent++
 		hostile := rand.Float64() < g.hostile
-		wg.Go(func() {
-			in := g.inputs[rand.IntN(len(g.inputs))]
-			if hostile {
-				in = loadInput{request: g.bad[rand.IntN(len(g.bad))]}
-			}
-			status, answer, err := g.wire.send(in.request)
+		in := g.inputs[rand.IntN(len(g.inputs))]
+		if hostile {
+			in = loadInput{request: g.bad[rand.IntN(len(g.bad))]}
+		}
+		wg.Add(1)
+		g.wire.start(in.request, func(status int, answer []byte, err error) {
+			defer wg.Done()
 			ms := time.Since(from).Seconds() * 1e3
 			mu.Lock()
 			defer mu.Unlock()

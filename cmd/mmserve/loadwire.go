@@ -2,20 +2,24 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/url"
 	"strconv"
 	"sync"
 	"time"
 )
 
-// wire speaks HTTP/1.1 to one server over connections it keeps. It is far cheaper a request
-// than net/http's client, so that a generator on the server's own machine leaves it the cores.
+// wire speaks HTTP/1.1 to one server over connections it keeps, one request at a time on each.
+// It is far cheaper a request than net/http's client, so that a generator on the server's own
+// machine leaves it the cores: who asks writes, and the connection's goroutine reads.
 type wire struct {
 	host   string // with port
 	secure bool
@@ -27,14 +31,27 @@ type wire struct {
 	closed bool
 }
 
-// wireConn is one connection.
+// wireConn is one connection. Its reader owns r and answer.
 type wireConn struct {
 	net.Conn
-	r *bufio.Reader
+	r      *bufio.Reader
+	answer []byte
+
+	mu      sync.Mutex
+	pending *exchange // nil while the connection is idle
 }
 
-// answerLimit is how long an answer may take.
-const answerLimit = time.Minute
+// exchange is a request under way.
+type exchange struct {
+	request []byte
+	done    func(status int, answer []byte, err error)
+	fresh   bool // its connection was dialled for it
+}
+
+const (
+	answerLimit = time.Minute // for an answer to come
+	inlineWrite = 32 << 10    // bytes of a request that fit a socket's buffer: written without waiting
+)
 
 // newWire prepares to talk to the server at a URL until ctx ends.
 func newWire(ctx context.Context, server, key string) (*wire, error) {
@@ -66,76 +83,179 @@ func (w *wire) request(method, path, contentType string, body []byte) []byte {
 	return append(append(b, "\r\n"...), body...)
 }
 
-// send sends the bytes of a request and returns the answer. A connection that the server
-// closed while it lay idle is replaced by a fresh one.
+// send sends the bytes of a request and waits for the answer, which is the caller's.
 func (w *wire) send(request []byte) (status int, answer []byte, err error) {
-	for {
-		c, fresh, err := w.take()
-		if err != nil {
-			return 0, nil, err
-		}
-		status, answer, begun, err := c.exchange(request)
-		switch {
-		case err == nil && status > 0:
-			w.put(c)
-			return status, answer, nil
-		case err == nil: // a whole answer, the last of this connection
-			w.drop(c)
-			return -status, answer, nil
-		}
-		w.drop(c)
-		if fresh || begun {
-			return 0, nil, err
-		}
-	}
+	end := make(chan struct{})
+	w.start(request, func(s int, a []byte, e error) {
+		status, answer, err = s, bytes.Clone(a), e
+		close(end)
+	})
+	<-end
+	return status, answer, err
 }
 
-// exchange asks once. The status is negative when the connection ends with the answer; begun
-// reports whether any of the answer came.
-func (c *wireConn) exchange(request []byte) (status int, answer []byte, begun bool, err error) {
-	c.SetDeadline(time.Now().Add(answerLimit))
-	if _, err := c.Write(request); err != nil {
-		// The server may have answered, and closed, before it read everything.
-		if c.r.Buffered() == 0 {
-			if _, peek := c.r.Peek(1); peek != nil {
-				return 0, nil, false, err
-			}
-		}
-	}
-	if _, err := c.r.Peek(1); err != nil {
-		return 0, nil, false, err
-	}
-	resp, err := http.ReadResponse(c.r, nil)
-	if err != nil {
-		return 0, nil, true, err
-	}
-	if n := resp.ContentLength; n >= 0 && n < 1<<30 {
-		answer = make([]byte, n)
-		_, err = io.ReadFull(resp.Body, answer)
-	} else {
-		answer, err = io.ReadAll(resp.Body)
-	}
-	if err != nil {
-		return 0, nil, true, err
-	}
-	if resp.Close {
-		return -resp.StatusCode, answer, true, nil
-	}
-	return resp.StatusCode, answer, true, nil
-}
-
-// take returns a connection, an idle one when there is one.
-func (w *wire) take() (c *wireConn, fresh bool, err error) {
+// start sends the bytes of a request and calls done with the answer, whose bytes are lent for
+// the call. A connection that the server closed while it lay idle is replaced by a fresh one.
+func (w *wire) start(request []byte, done func(status int, answer []byte, err error)) {
+	x := &exchange{request: request, done: done}
 	w.mu.Lock()
+	var c *wireConn
 	if n := len(w.idle); n > 0 {
 		c = w.idle[n-1]
 		w.idle = w.idle[:n-1]
-		w.mu.Unlock()
-		return c, false, nil
 	}
 	w.mu.Unlock()
-	c, err = w.dial()
-	return c, true, err
+	if c == nil {
+		go w.startFresh(x)
+		return
+	}
+	c.mu.Lock()
+	c.pending = x
+	c.mu.Unlock()
+	if len(request) <= inlineWrite {
+		c.write(x)
+		return
+	}
+	go c.write(x)
+}
+
+// write sends the request. Its failure shows where the answer is read: the server may have
+// answered, and closed, before it took everything.
+func (c *wireConn) write(x *exchange) {
+	c.SetDeadline(time.Now().Add(answerLimit))
+	if _, err := c.Write(x.request); err != nil {
+		c.SetReadDeadline(time.Now().Add(time.Second))
+	}
+}
+
+// startFresh dials a connection for a request and reads on it from then on.
+func (w *wire) startFresh(x *exchange) {
+	x.fresh = true
+	c, err := w.dial()
+	if err != nil {
+		x.done(0, nil, err)
+		return
+	}
+	c.pending = x
+	c.write(x)
+	w.read(c)
+}
+
+// read hands on the answers of a connection until it ends.
+func (w *wire) read(c *wireConn) {
+	for {
+		begun, status, last, err := c.next()
+		c.mu.Lock()
+		x := c.pending
+		c.pending = nil
+		c.mu.Unlock()
+		switch {
+		case err == nil && x == nil:
+			err = errors.New("load: an answer that nobody asked for")
+			fallthrough
+		case err != nil:
+			w.drop(c)
+			switch {
+			case x == nil:
+			case begun || x.fresh:
+				x.done(0, nil, err)
+			default:
+				go w.startFresh(x)
+			}
+			return
+		}
+		if last {
+			w.drop(c)
+			x.done(status, c.answer, nil)
+			return
+		}
+		c.SetDeadline(time.Time{})
+		x.done(status, c.answer, nil)
+		w.mu.Lock()
+		w.idle = append(w.idle, c)
+		w.mu.Unlock()
+	}
+}
+
+// next reads one answer into c.answer; last is set when the connection ends with it, begun when
+// any of it came.
+func (c *wireConn) next() (begun bool, status int, last bool, err error) {
+	if _, err := c.r.Peek(1); err != nil {
+		return false, 0, false, err
+	}
+	for status < 200 { // what comes before 200 announces the answer
+		line, err := c.r.ReadSlice('\n')
+		if err != nil {
+			return true, 0, false, err
+		}
+		if len(line) < 13 || string(line[:7]) != "HTTP/1." {
+			return true, 0, false, fmt.Errorf("load: the answer begins %.40q", line)
+		}
+		if status, err = strconv.Atoi(string(line[9:12])); err != nil {
+			return true, 0, false, fmt.Errorf("load: the answer begins %.40q", line)
+		}
+		length, chunked := int64(-1), false
+		for {
+			if line, err = c.r.ReadSlice('\n'); err != nil {
+				return true, 0, false, err
+			}
+			name, value, _ := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(":"))
+			value = bytes.TrimSpace(value)
+			switch {
+			case len(name) == 0:
+			case bytes.EqualFold(name, []byte("Content-Length")):
+				if length, err = strconv.ParseInt(string(value), 10, 64); err != nil || length < 0 || length > 1<<32 {
+					return true, 0, false, fmt.Errorf("load: Content-Length %.40q", value)
+				}
+			case bytes.EqualFold(name, []byte("Connection")):
+				last = last || bytes.EqualFold(value, []byte("close"))
+			case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+				chunked = true
+			}
+			if len(name) == 0 {
+				break
+			}
+		}
+		if status < 200 {
+			continue
+		}
+		return true, status, last, c.body(status, length, chunked)
+	}
+	panic("unreachable")
+}
+
+// body reads the body of an answer into c.answer.
+func (c *wireConn) body(status int, length int64, chunked bool) (err error) {
+	switch {
+	case status == http.StatusNoContent || status == http.StatusNotModified:
+		c.answer = c.answer[:0]
+	case chunked:
+		c.answer, err = io.ReadAll(httputil.NewChunkedReader(c.r))
+		if err == nil { // the empty line after the last chunk
+			_, err = c.r.ReadSlice('\n')
+		}
+	case length >= 0:
+		if int64(cap(c.answer)) < length {
+			c.answer = make([]byte, length)
+		}
+		c.answer = c.answer[:length]
+		_, err = io.ReadFull(c.r, c.answer)
+	default:
+		c.answer, err = io.ReadAll(c.r)
+	}
+	return err
+}
+
+// lone sends bytes on a connection of its own and reads one answer.
+func (w *wire) lone(b []byte) (status int, answer []byte, err error) {
+	c, err := w.dial()
+	if err != nil {
+		return 0, nil, err
+	}
+	defer w.drop(c)
+	c.write(&exchange{request: b})
+	_, status, _, err = c.next()
+	return status, c.answer, err
 }
 
 func (w *wire) dial() (*wireConn, error) {
@@ -147,7 +267,7 @@ func (w *wire) dial() (*wireConn, error) {
 		host, _, _ := net.SplitHostPort(w.host)
 		conn = tls.Client(conn, &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12})
 	}
-	c := &wireConn{conn, bufio.NewReader(conn)}
+	c := &wireConn{Conn: conn, r: bufio.NewReader(conn)}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -158,17 +278,18 @@ func (w *wire) dial() (*wireConn, error) {
 	return c, nil
 }
 
-func (w *wire) put(c *wireConn) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.idle = append(w.idle, c)
-}
-
+// drop closes a connection.
 func (w *wire) drop(c *wireConn) {
 	c.Close()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.open, c)
+	for i, other := range w.idle {
+		if other == c {
+			w.idle = append(w.idle[:i], w.idle[i+1:]...)
+			break
+		}
+	}
 }
 
 // close ends every connection, and with them whatever waits for an answer.
@@ -186,8 +307,7 @@ func (w *wire) rest() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, c := range w.idle {
-		c.Close()
-		delete(w.open, c)
+		c.Close() // its reader takes it out of the books
 	}
 	w.idle = nil
 }
