@@ -47,7 +47,7 @@ func (b *base) identify(digest string) {
 	b.info.Precision = precisionOf(b.info.Architecture, digest, b.info.DType)
 }
 
-// arena returns scratch for one pass, and what gives it back.
+// arena returns scratch for one pass, which begins, and what ends it and gives it back.
 func (b *base) arena(trace func(string, tensor.Tensor)) (*tensor.Arena, func()) {
 	a, ok := b.arenas.Get().(*tensor.Arena)
 	if !ok {
@@ -55,7 +55,9 @@ func (b *base) arena(trace func(string, tensor.Tensor)) (*tensor.Arena, func()) 
 	}
 	a.Trace = trace
 	mark := a.Mark()
+	end := kernel.BeginPass()
 	return a, func() {
+		end()
 		a.Release(mark)
 		a.Trace = nil
 		b.arenas.Put(a)

@@ -220,14 +220,15 @@ func (g *generator) encode(body []byte) []byte {
 	return g.wire.request("POST", "/v1/encode?output=pooled&format=raw", "", body)
 }
 
-// capacity is the requests a second that a few clients get, each waiting for its answers.
+// capacity is the requests a second that clients get who each wait for an answer before they ask
+// again, enough of them to keep every thread busy.
 func (g *generator) capacity(ctx context.Context, d time.Duration) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	var n, other atomic.Int64
 	var wg sync.WaitGroup
 	begin := time.Now()
-	for range 2 * runtime.GOMAXPROCS(0) {
+	for range 8 * runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				in := g.inputs[rand.IntN(len(g.inputs))]
