@@ -88,15 +88,17 @@ func (p *pool) forward(a *tensor.Arena, in Input) tensor.Tensor {
 	mark := a.Mark()
 	defer a.Release(mark)
 	a.Emit("ln_q", p.queries)
+	kv := a.New(n, in.X.Dim(1), c.Width)
 	x := in.X
 	if p.kvProj != nil {
-		x = p.kvProj.Forward(a, x)
+		p.kvProj.Into(kv, x, kernel.Epilogue{})
+		x = kv
 	}
-	kv := a.New(n, in.X.Dim(1), c.Width)
 	p.normKV.apply(kv.Data, x.Data, x.Rows())
 	a.Emit("ln_kv", kv)
-	k := p.k.Forward(a, p.placed(a, kv, in.Sizes))
 	v := p.v.Forward(a, kv)
+	p.place(a, kv, in.Sizes) // values carry no positions
+	k := p.k.Forward(a, kv)
 	o := a.New(n, c.Latents, c.Width)
 	args := kernel.AttnArgs{
 		Heads: c.Heads, KVHeads: c.Heads, QK: c.HeadDim, V: c.HeadDim,
@@ -119,16 +121,15 @@ func (p *pool) forward(a *tensor.Arena, in Input) tensor.Tensor {
 	return out
 }
 
-// placed returns kv with the position of each key added.
-func (p *pool) placed(a *tensor.Arena, kv tensor.Tensor, sizes [][2]int) tensor.Tensor {
-	out := a.New(kv.Shape...)
+// place adds the position of each key to kv.
+func (p *pool) place(a *tensor.Arena, kv tensor.Tensor, sizes [][2]int) {
 	if p.c.Kind == QwenVL {
 		table := p.resized.get(p.stored, squareRoot(kv.Dim(1)))
 		a.Emit("pos_embed_kv", table)
 		for i := range kv.Dim(0) {
-			kernel.Add(out.At(i).Data, kv.At(i).Data, table.Data)
+			kernel.Add(kv.At(i).Data, kv.At(i).Data, table.Data)
 		}
-		return out
+		return
 	}
 	side := 0
 	for _, s := range sizes {
@@ -138,15 +139,13 @@ func (p *pool) placed(a *tensor.Arena, kv tensor.Tensor, sizes [][2]int) tensor.
 	if a.Trace != nil {
 		a.Emit("pos_embed_first", axis.grid(sizes[0][0], sizes[0][1]))
 	}
-	copy(out.Data, kv.Data)
 	for i, s := range sizes {
 		for t := range s[0] * s[1] {
-			row, half := out.At(i).Row(t), axis.width
+			row, half := kv.At(i).Row(t), axis.width
 			kernel.Add(row[:half], row[:half], axis.row(t%s[1]))
 			kernel.Add(row[half:], row[half:], axis.row(t/s[1]))
 		}
 	}
-	return out
 }
 
 // resized keeps the stored table at the key grids met so far, a few of them.
