@@ -335,9 +335,9 @@ func (t *oipTensor) arrays(field string) ([]pipeline.Part, error) {
 }
 
 // writeOIP answers with the asked tensors, binary where asked for.
-func writeOIP(w http.ResponseWriter, _ *http.Request, req *oipRequest, asked []oipOutput, got map[string][]tensor.Tensor, info pipeline.Info) error {
+func writeOIP(w http.ResponseWriter, r *http.Request, req *oipRequest, asked []oipOutput, got map[string][]tensor.Tensor, info pipeline.Info) error {
 	all, _ := req.Parameters["binary_data_output"].(bool)
-	resp := map[string]any{"model_name": info.Name, "model_version": info.Digest, "id": req.ID}
+	resp := map[string]any{"model_name": r.PathValue("model"), "model_version": info.Digest, "id": req.ID}
 	var outs []oipTensor
 	var tail bytes.Buffer
 	for _, o := range asked {

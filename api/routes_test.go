@@ -234,8 +234,8 @@ func TestOpenInference(t *testing.T) {
 	s.want(s.do("GET", "/v2/models/default/ready", nil), 200)
 	s.want(s.do("GET", "/v2/models/none/ready", nil), 404)
 	js := s.want(s.post("/v2/models/default/infer", `{"id":"7","inputs":[{"name":"text","datatype":"BYTES","shape":[2],"data":["hello","worlds"]}],"outputs":[{"name":"pooled"}]}`), 200).json(t)
-	if js["id"] != "7" {
-		t.Errorf("id %v", js["id"])
+	if js["id"] != "7" || js["model_name"] != "default" || js["model_name"] != meta["name"] {
+		t.Errorf("id %v, model_name %v of %v", js["id"], js["model_name"], meta["name"])
 	}
 	out := js["outputs"].([]any)[0].(map[string]any)
 	want := out["data"].([]any)
