@@ -265,6 +265,8 @@ def main():
     a.add_argument("--threads", type=int, default=2)
     a.add_argument("--collect-only", action="store_true", help="stop after phase 1 (may run beside --lm-only)")
     a.add_argument("--batch", type=int, default=128)
+    a.add_argument("--rank", type=int, default=0, help="this process among --world, which share the batches of phase 3")
+    a.add_argument("--world", type=int, default=1)
     a.add_argument("--lm-only", action="store_true", help="stop after phase 2")
     a.add_argument("--lm-part", type=float, default=0.2, help="phase 2's part of the budget")
     a.add_argument("--collect-part", type=float, default=0.25, help="phase 1's part of the budget")
@@ -301,9 +303,10 @@ def main():
 
     def fit(name, params, batch, budget_end, steps, lr, every=100):
         opt = torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
-        s, t0, avg = 0, time.time(), None
+        s, t0, avg, shared = 0, time.time(), None, 0.0
         while True:
             p = s / steps if steps else (time.time() - t0) / max(1.0, budget_end - t0)
+            own, p = p, shared or p  # every rank follows rank 0
             if p >= 1:
                 break
             for g in opt.param_groups:
@@ -312,12 +315,14 @@ def main():
                 loss = batch()
             opt.zero_grad(set_to_none=True)
             loss.backward()
+            if torch.distributed.is_initialized():
+                shared = T.average(params, own if args.rank == 0 else 0.0)
             torch.nn.utils.clip_grad_norm_(params, 1.0)
             opt.step()
             s += 1
             v = loss.detach().item()
             avg = v if avg is None else 0.98 * avg + 0.02 * v
-            if s % every == 0:
+            if s % every == 0 and args.rank == 0:
                 print(f"{name} step {s} {p * 100:.1f}% loss {avg:.4f} {(time.time() - t0) / s:.3f} s/step", flush=True)
                 log.write(json.dumps({"phase": name, "step": s, "progress": p, "loss": avg}) + "\n"); log.flush()
 
@@ -342,12 +347,16 @@ def main():
 
     net, z, text, weight = phase1()
     weight = weight / weight.sum()
-    draw = batches(rng, text, np.cumsum(weight), args.batch)
 
     # which caption it is, read off the mean soft token: a short way to the resampler, dropped afterwards
     known = {t: i for i, t in enumerate(sorted(set(text)))}
     which = torch.tensor([known[t] for t in text])
     guess = nn.Linear(cfg["resampler"]["dim"], len(known))
+    if args.world > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{out.resolve()}/rendezvous", rank=args.rank, world_size=args.world)
+        torch.manual_seed(args.seed + args.rank)
+        rng = np.random.default_rng([args.seed, args.rank])
+    draw = batches(rng, text, np.cumsum(weight), args.batch // args.world)
 
     def batch():
         k = next(draw)
@@ -359,6 +368,8 @@ def main():
     for p in cap.lm_parameters():
         p.requires_grad_(False)
     fit("caption", cap.new_parameters() + list(guess.parameters()), batch, end - 15, args.steps, args.lr)
+    if args.rank:
+        return
     torch.save({"cap": cap.state_dict()}, out / "caption.pt")
     v, examples = validate(cap.eval(), net, d)
     print(f"caption exact match on the validation styles: {v:.4f}", examples, flush=True)

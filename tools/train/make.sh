@@ -8,16 +8,31 @@ set -e
 here=$(dirname "$0")
 py=${PYTHON:-python}
 world=${WORLD:-1}
-mkdir -p "$2"
-rm -f "$2/rendezvous"
-[ -f "$2/cache/all.pkl" ] || $py "$here/data.py" "$1" "$2/cache"
-rank=1
-while [ "$rank" -lt "$world" ]; do
-    $py "$here/train.py" "$1" "$2" --minutes "${MINUTES:-180}" --steps "${STEPS:-0}" --world "$world" --rank "$rank" --threads "${THREADS:-1}" &
-    rank=$((rank + 1))
-done
-$py "$here/train.py" "$1" "$2" --minutes "${MINUTES:-180}" --steps "${STEPS:-0}" --world "$world" --rank 0 --threads "${THREADS:-1}"
-wait
-$py "$here/caption.py" "$1" "$2" --minutes "${CAPTION_MINUTES:-40}" --steps "${CAPTION_STEPS:-0}"
-$py "$here/export.py" "$1" "$2" "$3" "$4"
-$py "$here/plot.py" "$2" "$2/curves.png"
+data=$1
+out=$2
+mkdir -p "$out"
+[ -f "$out/cache/all.pkl" ] || $py "$here/data.py" "$data" "$out/cache"
+
+# together SCRIPT ARGS..: one process a rank, rank 0 in front
+together() {
+    script=$1
+    shift
+    rm -f "$out/rendezvous"
+    rank=1
+    while [ "$rank" -lt "$world" ]; do
+        $py "$here/$script" "$data" "$out" "$@" --world "$world" --rank "$rank" --threads "${THREADS:-1}" &
+        rank=$((rank + 1))
+    done
+    $py "$here/$script" "$data" "$out" "$@" --world "$world" --rank 0 --threads "${THREADS:-1}"
+    wait
+}
+
+together train.py --minutes "${MINUTES:-180}" --steps "${STEPS:-0}"
+set -- "$3" "$4" --deadline "$(($(date +%s) + 60 * ${CAPTION_MINUTES:-40}))" --steps "${CAPTION_STEPS:-0}"
+model=$1 case=$2
+shift 2
+$py "$here/caption.py" "$data" "$out" "$@" --lm-only
+$py "$here/caption.py" "$data" "$out" "$@" --collect-only --views "${VIEWS:-24}"
+together caption.py "$@"
+$py "$here/export.py" "$data" "$out" "$model" "$case"
+$py "$here/plot.py" "$out" "$out/curves.png"
