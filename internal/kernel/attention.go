@@ -304,15 +304,26 @@ func (u *queries) add(s *scratch, k []float32, ldk int, v []float32, ldv, n int,
 	}
 }
 
-// packValues returns n values as fold multiplies them, with their row stride.
+// packValues returns n values as fold multiplies them, with their row stride: rounded to pairs,
+// or moved where their rows do not fall on the same few sets of the cache.
 func (u *queries) packValues(s *scratch, v []float32, ldv, n int) ([]float32, int) {
-	if u.v == 0 || !u.bf16 {
+	const sets = 128 // values; strides that are multiples fall on few sets
+	ld := (u.v+31)/32*32 + 16
+	switch {
+	case u.v == 0:
 		return v, ldv
+	case u.bf16:
+		pairs := grow(&s.y, (n+1)/2*ld)
+		u.set.dots.pairRows(&pairs[0], ld, &v[0], ldv, n, u.v)
+		return pairs, ld
+	case ldv%sets == 0 && u.blocks > 1:
+		rows := grow(&s.y, n*ld)
+		for i := range n {
+			copy(rows[i*ld:i*ld+u.v], v[i*ldv:])
+		}
+		return rows, ld
 	}
-	ld := (u.v+31)/32*32 + 16 // not a multiple of the cache's sets
-	pairs := grow(&s.y, (n+1)/2*ld)
-	u.set.dots.pairRows(&pairs[0], ld, &v[0], ldv, n, u.v)
-	return pairs, ld
+	return v, ldv
 }
 
 // fold takes the scores c of n keys and block b, and the keys' values, into the sums.
