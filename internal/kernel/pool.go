@@ -47,6 +47,7 @@ func (j *job) recover() {
 type pool struct {
 	threads atomic.Int64 // running parts allowed in all
 	busy    atomic.Int64 // callers and helpers now running parts
+	passes  atomic.Int64 // passes under way, in a kernel or between two
 	mu      sync.Mutex
 	idle    []*helper
 	jobs    []*job
@@ -75,6 +76,14 @@ func SetThreads(n int) {
 // Threads returns the bound set by SetThreads, at first GOMAXPROCS.
 func Threads() int { return int(workers.threads.Load()) }
 
+// BeginPass says that the caller begins a pass of many kernels, and returns what ends it. A pass
+// counts as a thread between its kernels too: passes under way together that fill the threads
+// keep to themselves, for a helper borrowed in a gap would be missed, and waited for, at once.
+func BeginPass() (end func()) {
+	workers.passes.Add(1)
+	return func() { workers.passes.Add(-1) }
+}
+
 type funcTask struct{ f func(int) }
 
 func (t *funcTask) run(i int) { t.f(i) }
@@ -101,7 +110,7 @@ const spins = 600
 
 // do runs t's parts 0…n-1.
 func (p *pool) do(n int, t task) {
-	free := p.threads.Load() - p.busy.Add(1)
+	free := p.threads.Load() - max(p.busy.Add(1), p.passes.Load())
 	defer p.busy.Add(-1)
 	if n == 1 || free <= 0 {
 		for i := range n {

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -105,4 +106,31 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 			}
 		})
 	})
+}
+
+// A pass alone is helped; passes that fill the threads keep to one each.
+func TestPassesShareThreads(t *testing.T) {
+	defer SetThreads(0)
+	SetThreads(2)
+	together := func() { // ends only when two parts run at once
+		var met sync.WaitGroup
+		met.Add(2)
+		Parallel(2, func(int) { met.Done(); met.Wait() })
+	}
+	together()
+	end := BeginPass()
+	together()
+	other := BeginPass()
+	var inside, most atomic.Int64
+	Parallel(64, func(int) {
+		most.Store(max(most.Load(), inside.Add(1)))
+		runtime.Gosched()
+		inside.Add(-1)
+	})
+	if most.Load() != 1 {
+		t.Errorf("%d threads of one of two passes on two threads", most.Load())
+	}
+	other()
+	together()
+	end()
 }
