@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -129,6 +130,7 @@ func TestSearchIndexFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	vectors := 8 + int(binary.LittleEndian.Uint64(good)) // behind the header and its length
 	for name, c := range map[string]struct {
 		data []byte
 		says string
@@ -136,7 +138,7 @@ func TestSearchIndexFaults(t *testing.T) {
 		"cut":          {good[:len(good)-9], "made anew"},
 		"empty":        {nil, "made anew"},
 		"other format": {[]byte(strings.Replace(string(good), indexFormat, "mmserve-index/9", 1)), `format "mmserve-index/9"`},
-		"zeroed":       {append(good[:len(good)-128*4:len(good)-128*4], make([]byte, 128*4)...), "has length 0, want 1"},
+		"zeroed":       {append(good[:vectors:vectors], make([]byte, len(good)-vectors)...), "has length 0, want 1"},
 		"files lost":   {[]byte(strings.Replace(string(good), "2.txt", `2.\"t`, 1)), "made anew"},
 		"other model":  {[]byte(strings.Replace(string(good), "mmserve-default sha256:", "mmserve-defauld sha256:", 1)), ""},
 	} {
