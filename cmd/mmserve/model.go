@@ -183,10 +183,14 @@ func withProgress(ctx context.Context, e *env) context.Context {
 }
 
 // output writes a result to a file, or to standard output for "" and "-". The file appears
-// under its name only when it is whole.
+// under its name only when it is whole; what is no file, a device or a pipe, is written to and
+// never replaced.
 func output(e *env, path string, write func(w io.Writer) error) error {
 	if path == "" || path == "-" {
 		return write(e.stdout)
+	}
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		return outputDevice(path, write)
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".mmserve-*")
 	if err != nil {
@@ -204,4 +208,19 @@ func output(e *env, path string, write func(w io.Writer) error) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return os.Rename(tmp.Name(), path)
+}
+
+func outputDevice(path string, write func(w io.Writer) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	err = write(f)
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }

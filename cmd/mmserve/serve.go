@@ -228,8 +228,9 @@ func (d *daemon) reload() error {
 
 // httpServer serves h under the time limits that hold for every connection.
 func (d *daemon) httpServer(h http.Handler) *http.Server {
+	open := &conns{limit: d.s.maxConns}
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		Handler: h, ConnState: open.follow, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}
 }

@@ -344,9 +344,37 @@ func TestConfigOrigins(t *testing.T) {
 			t.Errorf("config lacks %v:\n%s", want, out.String())
 		}
 	}
-	os.WriteFile(file, []byte("max-itmes: 7\n"), 0o600)
-	if code := run(t.Context(), []string{"config", "--config", file}, &env{stdout: io.Discard, stderr: io.Discard}); code == 0 {
-		t.Error("a misspelt setting was taken")
+	if code := run(t.Context(), []string{"config", "--remote-hosts", "Example.com, http://*.example.org:81"}, &env{stdout: &out, stderr: io.Discard}); code != 0 || !strings.Contains(out.String(), "https://example.com:443,http://*.example.org:81") {
+		t.Errorf("status %d:\n%s", code, out.String())
+	}
+}
+
+// A setting that does not exist, or whose value does not fit, is an error that names it, where it
+// stands and what was likely meant; all faults are told at once.
+func TestWrongSettings(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	os.WriteFile(file, []byte("max-itmes: 7\nmax_body: 1\nslots: many\nremote-hosts: [10.0.0.1]\nxyzzy: 1\n"), 0o600)
+	t.Setenv("MMSERVE_MAX_BODDY", "1")
+	t.Setenv("MMSERVE_DEADLINE", "soon")
+	t.Setenv("MMSERVE_PORT", "tcp://10.0.0.1:80") // from Kubernetes, beside a service of the name
+	t.Setenv("MMSERVE_SERVICE_HOST", "10.0.0.1")
+	var errs bytes.Buffer
+	if code := run(t.Context(), []string{"config", "--config", file}, &env{stdout: io.Discard, stderr: &errs}); code == 0 {
+		t.Error("wrong settings were taken")
+	}
+	if strings.Contains(errs.String(), "MMSERVE_PORT") || strings.Contains(errs.String(), "SERVICE_HOST") {
+		t.Errorf("what is nobody's slip is a fault:\n%s", errs.String())
+	}
+	for _, want := range []string{
+		file + `: unknown setting "max-itmes", did you mean "max-items"?`,
+		file + `: unknown setting "max_body", did you mean "max-body"?`,
+		file + `: unknown setting "xyzzy"` + "\n",
+		`environment: unknown setting "MMSERVE_MAX_BODDY", did you mean "MMSERVE_MAX_BODY"?`,
+		`environment: deadline="soon"`, file + `: slots="many"`, `remote host "10.0.0.1": wants a name, not an address`,
+	} {
+		if !strings.Contains(errs.String()+"\n", want) {
+			t.Errorf("lacks %s:\n%s", want, errs.String())
+		}
 	}
 }
 

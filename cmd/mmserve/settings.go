@@ -3,6 +3,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -32,6 +33,7 @@ type settings struct {
 	slots      int
 	maxBody    int64
 	maxItems   int
+	maxConns   int
 	deadline   time.Duration
 	memory     int64
 	budget     int64
@@ -112,6 +114,7 @@ func newSettings(fs *flag.FlagSet) *settings {
 	fs.IntVar(&s.slots, "slots", 0, "passes that run at once; 0 means one a core")
 	fs.Int64Var(&s.maxBody, "max-body", 64<<20, "largest request body, in `BYTES`; less where --memory is small")
 	fs.IntVar(&s.maxItems, "max-items", 128, "most items of one request")
+	fs.IntVar(&s.maxConns, "max-connections", 4096, "most connections of a listener; the longest silent one makes way")
 	fs.DurationVar(&s.deadline, "deadline", time.Minute, "longest a request may take")
 	fs.DurationVar(&s.wait, "queue-wait", time.Second, "longest expected wait, at the measured rate, before requests are refused")
 	fs.Int64Var(&s.bodyRate, "body-rate", 4096, "least `BYTES` a second of an arriving body")
@@ -131,9 +134,49 @@ func newSettings(fs *flag.FlagSet) *settings {
 	return s
 }
 
+// envPrefix begins the name of every setting in the environment.
+const envPrefix = "MMSERVE_"
+
+// otherEnv is what is like a setting and is meant for clients.
+var otherEnv = []string{"MMSERVE_KEY", "MMSERVE_ADMIN"}
+
+// meant suggests the known name that is the fewest changes away, when that is few.
+func meant(name string, known []string) string {
+	best, least := "", max(2, len(strings.TrimPrefix(name, envPrefix))/4)+1
+	for _, k := range slices.Sorted(slices.Values(known)) {
+		if d := changes(strings.ReplaceAll(strings.ToLower(name), "_", "-"), strings.ReplaceAll(strings.ToLower(k), "_", "-")); d < least {
+			best, least = k, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(", did you mean %q?", best)
+}
+
+// changes is the number of letters to insert, delete or replace between two words (Levenshtein).
+func changes(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}
+
 // envName is a setting's name in the environment.
 func envName(name string) string {
-	return "MMSERVE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
 // load parses the command line, then fills what it left unsaid from the environment and the
@@ -157,11 +200,23 @@ func (s *settings) load(args []string) error {
 		}
 		s.origin[f.Name] = origin
 	}
+	known := map[string]string{}
 	s.fs.VisitAll(func(f *flag.Flag) {
+		known[envName(f.Name)] = f.Name
 		if v, ok := os.LookupEnv(envName(f.Name)); ok {
 			set(f, v, "environment")
 		}
 	})
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		// Others set variables of this prefix too (Kubernetes one a service): only what looks like a
+		// slip of the pen is a fault.
+		if strings.HasPrefix(name, envPrefix) && known[name] == "" && !slices.Contains(otherEnv, name) {
+			if hint := meant(name, slices.Collect(maps.Keys(known))); hint != "" {
+				faults = append(faults, fmt.Sprintf("environment: unknown setting %q%s", name, hint))
+			}
+		}
+	}
 	file, err := s.file()
 	if err != nil {
 		return err
@@ -169,7 +224,7 @@ func (s *settings) load(args []string) error {
 	for name, v := range file {
 		f := s.fs.Lookup(name)
 		if f == nil || name == "config" {
-			faults = append(faults, fmt.Sprintf("%s: unknown setting %q", s.config, name))
+			faults = append(faults, fmt.Sprintf("%s: unknown setting %q%s", s.config, name, meant(name, slices.Collect(maps.Values(known)))))
 			continue
 		}
 		set(f, fileValue(v), s.config)
