@@ -60,7 +60,9 @@ func TestDefaultModelPreprocessesAsTrained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said struct{ Inputs map[string]struct{ Note string } }
+	var said struct {
+		Inputs map[string]struct{ Note string }
+	}
 	if err := json.Unmarshal(b, &said); err != nil {
 		t.Fatal(err)
 	}
