@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/mmserve/mmserve/internal/spelling"
 )
 
 // nativeSchemaText is the JSON Schema of model.json. It is what people and editors read, and
@@ -275,42 +277,11 @@ func told(v any) string {
 
 // nearestKey suggests the known key that an unknown one may have been meant as.
 func nearestKey(key string, known []string) string {
-	best, least := "", len(key)/2+1
-	for _, k := range known {
-		if d := editDistance(key, k); d < least {
-			best, least = k, d
-		}
-	}
+	best := spelling.Nearest(key, known, len(key)/2)
 	if best == "" {
 		return ", there are " + strings.Join(known, ", ")
 	}
 	return fmt.Sprintf(", did you mean %q?", best)
-}
-
-// editDistance is the number of bytes to insert, drop, replace or swap with their neighbour
-// (Damerau's restricted distance).
-func editDistance(a, b string) int {
-	if len(a) > 64 || len(b) > 64 {
-		return max(len(a), len(b))
-	}
-	var d [65][65]int
-	for i := range len(a) + 1 {
-		for j := range len(b) + 1 {
-			switch {
-			case i == 0 || j == 0:
-				d[i][j] = i + j
-				continue
-			case a[i-1] == b[j-1]:
-				d[i][j] = d[i-1][j-1]
-			default:
-				d[i][j] = 1 + min(d[i-1][j], d[i][j-1], d[i-1][j-1])
-			}
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				d[i][j] = min(d[i][j], 1+d[i-2][j-2])
-			}
-		}
-	}
-	return d[len(a)][len(b)]
 }
 
 // plainNumber writes a whole number such as 2.0 or 1e3 the way Go reads integers.

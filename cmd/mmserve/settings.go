@@ -12,6 +12,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/mmserve/mmserve/api"
+	"github.com/mmserve/mmserve/internal/spelling"
 )
 
 // settings are the server's options. Each has one name, as a flag (--max-body), in the
@@ -126,7 +127,7 @@ func newSettings(fs *flag.FlagSet) *settings {
 	fs.DurationVar(&s.drainDelay, "drain-delay", 0, "wait between failing /readyz and closing the listener on shutdown")
 	fs.DurationVar(&s.drainLimit, "drain-limit", 30*time.Second, "longest wait for requests in flight on shutdown")
 	fs.BoolVar(&s.noUI, "no-ui", false, "leave the page at /ui/ out")
-	fs.BoolVar(&s.insecure, "insecure", false, "listen beyond loopback without keys all the same")
+	fs.BoolVar(&s.insecure, "insecure", false, "listen beyond loopback without keys all the same, and answer any page and any Host header")
 	fs.Var(&s.remoteHosts, "remote-hosts", "`HOSTS` that media named by URL may be fetched from: name or *.suffix, https unless http:// is said, :port; empty: none")
 	fs.Int64Var(&s.remoteMax, "remote-max", 16<<20, "largest medium fetched by URL, in `BYTES`")
 	fs.DurationVar(&s.remoteTimeout, "remote-timeout", 10*time.Second, "longest that fetching the media of one request may take")
@@ -140,38 +141,19 @@ const envPrefix = "MMSERVE_"
 // otherEnv is what is like a setting and is meant for clients.
 var otherEnv = []string{"MMSERVE_KEY", "MMSERVE_ADMIN"}
 
-// meant suggests the known name that is the fewest changes away, when that is few.
+// meant suggests the known name that an unknown one is few slips away from, capitals and dashes
+// aside.
 func meant(name string, known []string) string {
-	best, least := "", max(2, len(strings.TrimPrefix(name, envPrefix))/4)+1
-	for _, k := range slices.Sorted(slices.Values(known)) {
-		if d := changes(strings.ReplaceAll(strings.ToLower(name), "_", "-"), strings.ReplaceAll(strings.ToLower(k), "_", "-")); d < least {
-			best, least = k, d
-		}
+	plain := func(s string) string { return strings.ReplaceAll(strings.ToLower(s), "_", "-") }
+	names := map[string]string{}
+	for _, k := range known {
+		names[plain(k)] = k
 	}
+	best := spelling.Nearest(plain(name), slices.Sorted(maps.Keys(names)), max(2, len(strings.TrimPrefix(name, envPrefix))/4))
 	if best == "" {
 		return ""
 	}
-	return fmt.Sprintf(", did you mean %q?", best)
-}
-
-// changes is the number of letters to insert, delete or replace between two words (Levenshtein).
-func changes(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], cost
-		}
-	}
-	return row[len(b)]
+	return fmt.Sprintf(", did you mean %q?", names[best])
 }
 
 // envName is a setting's name in the environment.
@@ -286,7 +268,8 @@ func readKeys(path string) ([]api.Key, error) {
 		Keys []api.Key `yaml:"keys"`
 	}
 	if err := yaml.UnmarshalWithOptions(b, &doc, yaml.Strict()); err != nil {
-		return nil, fmt.Errorf("keys: %s: %w", path, err)
+		// The place and the reason, without the lines around it: this goes to the log.
+		return nil, fmt.Errorf("keys: %s: %s", path, yaml.FormatError(err, false, false))
 	}
 	if len(doc.Keys) == 0 {
 		return nil, fmt.Errorf("keys: %s: no keys", path)

@@ -24,6 +24,7 @@ var floors = []struct {
 }{
 	{"internal/kernel", 0},
 	{"internal/position", 0},
+	{"internal/spelling", 0},
 	{"tensor", 1},
 	{"weights", 2},
 	{"internal/nn", 3},
