@@ -27,6 +27,8 @@ var atPublishedWidths = map[string]struct {
 		"vision_config":{"hidden_size":1152,"intermediate_size":4304,"num_hidden_layers":1,"num_attention_heads":16,"image_size":980,"patch_size":14},
 		"perceiver_config":{"resampler_depth":1},
 		"text_config":{"model_type":"mistral","vocab_size":1003,"hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":1,"num_attention_heads":32,"num_key_value_heads":8}}`, 980},
+	"minicpm-v-2.6": {`{"model_type":"minicpmv","soft_token_id":1000,"vocab_size":1003,"hidden_size":3584,"intermediate_size":18944,"num_hidden_layers":1,"num_attention_heads":28,"num_key_value_heads":4,"query_num":64,
+		"vision_config":{"hidden_size":1152,"intermediate_size":4304,"num_hidden_layers":1,"num_attention_heads":16,"image_size":980,"patch_size":14}}`, 448},
 }
 
 // One picture needs little memory besides the weights.
@@ -35,31 +37,35 @@ func TestMemoryOverWeights(t *testing.T) {
 		t.Skip("set MMSERVE_FULLSIZE=1 to run published sizes")
 	}
 	for name, c := range atPublishedWidths {
-		m, err := conditioned.Load([]byte(c.config), conditioned.Sources{Model: weights.Seeded(), Lang: weights.Seeded(), Vision: weights.Seeded()}, conditioned.Options{})
-		if err != nil && name == "openflamingo-3b" { // joining asks for names, which a generator has none of
-			m, err = bare(c.config)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		var a tensor.Arena
-		z, err := m.Encode(&a, conditioned.Pictures{Pixels: tensor.New(1, c.side, c.side, 3)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		picture := a.Bytes()
-		soft := m.LM.Config.Soft
-		tokens := make([]int, 64)
-		for i := range tokens {
-			tokens[i] = max(soft, 0)
-		}
-		if _, err := m.LM.Generate(t.Context(), []flamingo.Prompt{m.Prompt(tokens, z)}, flamingo.Options{MaxTokens: 2}); err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("%s: %d MiB for a picture of %d×%d", name, picture>>20, c.side, c.side)
-		if picture > 100<<20 {
-			t.Errorf("%s: %d MiB of scratch", name, picture>>20)
-		}
+		t.Run(name, func(t *testing.T) { fits(t, name, c.config, c.side) })
+	}
+}
+
+func fits(t *testing.T, name, config string, side int) {
+	m, err := conditioned.Load([]byte(config), conditioned.Sources{Model: weights.Seeded(), Lang: weights.Seeded(), Vision: weights.Seeded()}, conditioned.Options{})
+	if err != nil && name == "openflamingo-3b" { // joining asks for names, which a generator has none of
+		m, err = bare(config)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a tensor.Arena
+	z, err := m.Encode(&a, conditioned.Pictures{Pixels: tensor.New(1, side, side, 3)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	picture := a.Bytes()
+	soft := m.LM.Config.Soft
+	tokens := make([]int, 64)
+	for i := range tokens {
+		tokens[i] = max(soft, 0)
+	}
+	if _, err := m.LM.Generate(t.Context(), []flamingo.Prompt{m.Prompt(tokens, z)}, flamingo.Options{MaxTokens: 2}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: %d MiB for a picture of %d×%d", name, picture>>20, side, side)
+	if picture > 100<<20 {
+		t.Errorf("%s: %d MiB of scratch", name, picture>>20)
 	}
 }
 
