@@ -114,9 +114,10 @@ func (s *Server) limitBody(w http.ResponseWriter, r *http.Request, rt route) (*p
 			return nil, &Saturated{RetryAfter: fullMemory}
 		}
 	}
+	end, _ := r.Context().Deadline() // guard has set one
 	return &pacedBody{
-		ReadCloser: http.MaxBytesReader(w, r.Body, s.maxBody()),
-		control:    http.NewResponseController(w), rate: s.bodyRate(), held: &s.held, limit: s.bodies(),
+		end: end, ReadCloser: http.MaxBytesReader(w, r.Body, s.maxBody()),
+		control: http.NewResponseController(w), rate: s.bodyRate(), held: &s.held, limit: s.bodies(),
 	}, nil
 }
 
@@ -227,26 +228,36 @@ func (w *statusWriter) status() int {
 }
 
 // pacedBody is a body that must keep arriving: after a grace of five seconds, at the least
-// rate on average. Each read moves the connection's deadline accordingly.
+// rate on average, never silent for longer than a stall, and before the request's deadline. Each
+// read moves the connection's deadline accordingly.
 type pacedBody struct {
 	io.ReadCloser
 	control *http.ResponseController
 	rate    int64
+	end     time.Time // the request's deadline
 	begin   time.Time
 	read    int64
 	held    *atomic.Int64 // bytes of all bodies
 	limit   int64         // of held
 }
 
-// bodyGrace is how long a body may take whatever its size.
-const bodyGrace = 5 * time.Second
+const (
+	bodyGrace = 5 * time.Second  // that a body may take whatever its size
+	bodyStall = 10 * time.Second // that it may be silent, however much came before
+)
 
 func (b *pacedBody) Read(p []byte) (int, error) {
+	now := time.Now()
 	if b.begin.IsZero() {
-		b.begin = time.Now()
+		b.begin = now
 	}
 	// Enough time for what has come so far and one more read at the least rate.
 	due := b.begin.Add(bodyGrace + time.Duration(float64(b.read)/float64(b.rate)*float64(time.Second)))
+	for _, sooner := range []time.Time{now.Add(bodyStall), b.end} {
+		if sooner.Before(due) {
+			due = sooner
+		}
+	}
 	b.control.SetReadDeadline(due) // not every writer has deadlines; tests' recorders have none
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)

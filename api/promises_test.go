@@ -359,6 +359,38 @@ func TestSlowAndLargeBodies(t *testing.T) {
 		client.Close()
 		hs.Close()
 	})
+	synctest.Test(t, func(t *testing.T) { // much at first earns no long silence, and no rate a life without end
+		for _, c := range []struct {
+			every time.Duration // between further bytes; zero sends none
+			least time.Duration
+			most  time.Duration
+		}{{0, 9 * time.Second, 15 * time.Second}, {time.Second, 28 * time.Second, 32 * time.Second}} {
+			s := &api.Server{Store: newFake(1).store(), Deadline: 30 * time.Second}
+			client, server := net.Pipe()
+			hs := &http.Server{Handler: s.Handler()}
+			go hs.Serve(&oneConn{conns: []net.Conn{server}, done: make(chan struct{})})
+			begin := time.Now()
+			go func() {
+				io.WriteString(client, "POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10000000\r\n\r\n\""+strings.Repeat("x", 1<<20))
+				for c.every > 0 {
+					time.Sleep(c.every)
+					if _, err := io.WriteString(client, strings.Repeat("x", 8<<10)); err != nil {
+						return
+					}
+				}
+			}()
+			resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(begin); resp.StatusCode != 408 || took < c.least || took > c.most {
+				t.Errorf("more each %s: status %d after %s", c.every, resp.StatusCode, took)
+			}
+			client.Close()
+			hs.Close()
+			time.Sleep(2 * time.Second) // the bubble's: writer and server see the end
+		}
+	})
 	s := newSite(t, &api.Server{Store: newFake(1).store(), MaxBody: 1000, MaxItems: 2})
 	long := strings.Repeat("x", 2000)
 	if a := s.post("/v1/encode", texts("", long)); a.status != 413 || a.json(t)["limit"] != 1000.0 {
