@@ -231,6 +231,31 @@ func TestLiveAnswersFitTheDocument(t *testing.T) {
 	check("POST", "/v1/predict", s.want(s.post("/v1/predict", texts(`"model":"mlm",`, "a[MASK]c")), 200))
 }
 
+// Every metric of the server has its line in docs/operations.md.
+func TestMetricsAreDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, &api.Server{Store: newFake(1).store()})
+	s.want(s.post("/v1/encode", texts("", "x")), 200)
+	s.want(s.do("GET", "/none", nil), 404)
+	n := 0
+	for line := range strings.Lines(string(s.do("GET", "/metrics", nil).body)) {
+		name, ok := strings.CutPrefix(line, "# HELP mmserve_")
+		if !ok {
+			continue
+		}
+		n++
+		if name, _, _ = strings.Cut(name, " "); !strings.Contains(string(doc), "`mmserve_"+name+"`") {
+			t.Errorf("docs/operations.md lacks mmserve_%s", name)
+		}
+	}
+	if n < 10 {
+		t.Errorf("%d metrics were exposed, want every one", n)
+	}
+}
+
 // Every code a client can meet has its section in docs/errors.md.
 func TestEveryCodeIsDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../docs/errors.md")
