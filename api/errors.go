@@ -57,6 +57,8 @@ const (
 	codeNotFinite    = "not_finite"
 	codeInternal     = "internal"
 
+	codeMethod        = "method_not_allowed"
+	codeNotAcceptable = "not_acceptable"
 	codeRemoteRefused = "remote_refused"
 	codeRemoteFailed  = "remote_failed"
 )
@@ -83,6 +85,8 @@ var titles = map[string]struct {
 	codeNotFinite:    {http.StatusInternalServerError, "the result was not finite"},
 	codeInternal:     {http.StatusInternalServerError, "internal error"},
 
+	codeMethod:        {http.StatusMethodNotAllowed, "the path takes another method"},
+	codeNotAcceptable: {http.StatusNotAcceptable, "no format of the answer is accepted"},
 	codeRemoteRefused: {http.StatusBadRequest, "the URL is not one this server fetches"},
 	codeRemoteFailed:  {http.StatusFailedDependency, "the remote medium could not be fetched"},
 

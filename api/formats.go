@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -35,7 +37,7 @@ var formats = []format{
 	{name: "vllm", mediaType: "application/vnd.vllm+json", document: feedDocument("vllm_prompt_embeds")},
 }
 
-// negotiate picks the format: the request's own word, else the first known type of Accept.
+// negotiate picks the format: the request's own word, else the type that Accept prefers.
 func negotiate(r *http.Request, word string) (format, error) {
 	if word != "" {
 		for _, f := range formats {
@@ -45,15 +47,30 @@ func negotiate(r *http.Request, word string) (format, error) {
 		}
 		return format{}, fieldProblem("format", "is unknown: "+quote(word))
 	}
-	for accepted := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
-		kind, _, _ := strings.Cut(strings.TrimSpace(accepted), ";")
+	accept := strings.Join(r.Header.Values("Accept"), ",")
+	if strings.TrimSpace(accept) == "" {
+		return formats[0], nil
+	}
+	best, found := 0.0, formats[0]
+	for accepted := range strings.SplitSeq(accept, ",") {
+		kind, params, err := mime.ParseMediaType(accepted)
+		if err != nil {
+			continue
+		}
+		q := 1.0
+		if v, ok := params["q"]; ok {
+			q, _ = strconv.ParseFloat(v, 64)
+		}
 		for _, f := range formats {
-			if f.mediaType == kind {
-				return f, nil
+			if q > best && (kind == f.mediaType || kind == "*/*" || kind == "application/*" || kind == "application/problem+json") {
+				best, found = q, f
 			}
 		}
 	}
-	return formats[0], nil
+	if best == 0 {
+		return format{}, problem(codeNotAcceptable, "Accept names none of the formats of this answer; see /openapi.json")
+	}
+	return found, nil
 }
 
 // responder gathers or streams the results of a request.
@@ -122,6 +139,11 @@ func (o *responder) add(i int, r *result) error {
 func (o *responder) end() error {
 	if o.f.document == nil {
 		return nil
+	}
+	if !slices.ContainsFunc(o.results, func(r *result) bool { return r.err == nil }) {
+		p := asProblem(o.ctx, o.results[0].err)
+		p.Item = new(int)
+		return fmt.Errorf("%w: all %d items failed", p, len(o.results))
 	}
 	stop := stage(o.ctx, "encode")
 	var buf bytes.Buffer

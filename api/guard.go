@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"runtime/debug"
@@ -34,7 +35,7 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 		if s.draining.Load() {
 			w.Header().Set("Connection", "close") // so that no client sends on a connection that is about to close
 		}
-		key, err := s.Keys.authorize(r, rt.scope)
+		key, err := s.admit(r, rt.scope)
 		var place *Place
 		if err == nil && rt.admits() {
 			var full *Saturated
@@ -70,6 +71,33 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 			panic(http.ErrAbortHandler)
 		}
 	}
+}
+
+// admit asks for a key. A server without keys trusts this machine alone, so a browser on it must
+// not carry in what other sites' pages send, nor what a name of theirs that leads here asks.
+func (s *Server) admit(r *http.Request, need Scope) (key string, err error) {
+	if s.Keys.Any() || s.AnyOrigin {
+		return s.Keys.authorize(r, need)
+	}
+	if err := crossOrigin.Check(r); err != nil {
+		return "", problem(codeForbidden, "a page of another site may not use a server without keys")
+	}
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && local.IP.IsLoopback() && !loopbackName(r.Host) {
+		return "", problem(codeForbidden, "the Host header names "+quote(r.Host)+"; a server without keys answers to localhost alone")
+	}
+	return "", nil
+}
+
+var crossOrigin = http.NewCrossOriginProtection()
+
+// loopbackName reports whether a Host header means this machine.
+func loopbackName(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
+	ip := net.ParseIP(host)
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // serve runs one request; a panic becomes an error.

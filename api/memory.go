@@ -13,7 +13,7 @@ import (
 )
 
 // What Server.Memory is spent on, beyond the weights of loaded models. What is left after the
-// program itself, and a tenth that the collector of garbage works in, is divided: half for
+// program itself, and a share that the collector of garbage works in, is divided: half for
 // decoded media and passes, a quarter each for bodies and for answers. A body is held several
 // times over while it is parsed, and so is a tensor while it is written as JSON.
 const (
@@ -28,7 +28,7 @@ func (s *Server) rest() int64 {
 	if s.Memory == 0 {
 		return 0
 	}
-	return max(s.Memory/10*9-processBytes-s.Store.Loaded(), leastRest)
+	return max(s.Memory/20*17-processBytes-s.Store.Loaded(), leastRest)
 }
 
 // under lowers a limit to a share of what requests may use of Memory.

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"net/http"
+	"strings"
 
 	"github.com/mmserve/mmserve/modality"
 	"github.com/mmserve/mmserve/pipeline"
@@ -57,10 +58,15 @@ func (s *Server) models(w http.ResponseWriter, _ *http.Request) error {
 // modelInfo answers GET /v1/models/{id}.
 func (s *Server) modelInfo(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
+	name, digest, exact := strings.Cut(id, "@")
 	for _, st := range s.Store.Status() {
-		if st.Name == id {
-			return writeJSON(w, s.wireModel(st))
+		if st.Name != name {
+			continue
 		}
+		if exact && (st.Loaded == nil || !pipeline.SameDigest(st.Loaded.Digest, digest)) {
+			return problem(codeNotFound, "model "+quote(name)+" is not loaded with the digest "+quote(digest))
+		}
+		return writeJSON(w, s.wireModel(st))
 	}
 	return problem(codeNotFound, "no model "+quote(id))
 }

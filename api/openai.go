@@ -134,6 +134,7 @@ type chatRequest struct {
 	Model       string        `json:"model"`
 	Messages    []chatMessage `json:"messages"`
 	Stream      bool          `json:"stream"`
+	StreamOpts  streamOptions `json:"stream_options"`
 	MaxTokens   int           `json:"max_tokens"`
 	MaxNew      int           `json:"max_completion_tokens"`
 	Temperature *float64      `json:"temperature"`
@@ -143,6 +144,11 @@ type chatRequest struct {
 	Stop        stringList    `json:"stop"`
 	N           int           `json:"n"`
 	User        string        `json:"user"`
+}
+
+// streamOptions says what a stream tells besides the text.
+type streamOptions struct {
+	IncludeUsage bool `json:"include_usage"` // a last piece with the number of tokens
 }
 
 type chatMessage struct {
@@ -216,8 +222,19 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 			"choices": []any{map[string]any{"index": 0, "delta": delta, "finish_reason": reason}},
 		}
 	}
+	usage := func(g *pipeline.Generation) map[string]int {
+		return map[string]int{"prompt_tokens": g.PromptTokens, "completion_tokens": g.Tokens, "total_tokens": g.PromptTokens + g.Tokens}
+	}
 	return s.generating(w, r, req.Model, p, opt, generationWriter{
 		stream: req.Stream,
+		after: func(model string, g *pipeline.Generation) any {
+			if !req.StreamOpts.IncludeUsage {
+				return nil
+			}
+			end := chunk(model, nil, nil)
+			end["choices"], end["usage"] = []any{}, usage(g)
+			return end
+		},
 		piece: func(model, text string) any {
 			return chunk(model, map[string]string{"role": "assistant", "content": text}, nil)
 		},
@@ -231,7 +248,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 					"index": 0, "finish_reason": g.Stop,
 					"message": map[string]string{"role": "assistant", "content": g.Text},
 				}},
-				"usage": map[string]int{"prompt_tokens": g.PromptTokens, "completion_tokens": g.Tokens, "total_tokens": g.PromptTokens + g.Tokens},
+				"usage": usage(g),
 			}
 		},
 	})
@@ -281,6 +298,7 @@ type generationWriter struct {
 	stream bool
 	piece  func(model, text string) any
 	last   func(model string, g *pipeline.Generation) any
+	after  func(model string, g *pipeline.Generation) any // a piece after the last; nil func or value: none
 	whole  func(model string, g *pipeline.Generation) any
 }
 
@@ -338,6 +356,13 @@ func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string
 	}
 	if err := ev.send(out.last(name, res)); err != nil {
 		return err
+	}
+	if out.after != nil {
+		if v := out.after(name, res); v != nil {
+			if err := ev.send(v); err != nil {
+				return err
+			}
+		}
 	}
 	return ev.done()
 }

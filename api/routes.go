@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/go-chi/chi/v5"
 )
@@ -73,19 +74,52 @@ func (s *Server) doors() (public, admin []route) {
 	return public, admin
 }
 
-// router serves routes. Every one passes the same guards; unknown paths do too.
+// router serves routes. Every one passes the same guards; unknown paths do too. HEAD is answered
+// wherever GET is.
 func (s *Server) router(routes []route) http.Handler {
 	mux := chi.NewRouter()
 	for _, rt := range routes {
 		mux.Method(rt.method, rt.path, s.guard(rt))
+		if rt.method == http.MethodGet {
+			mux.Method(http.MethodHead, rt.path, s.guard(rt))
+		}
 	}
-	mux.NotFound(s.guard(route{scope: ScopePublic, handle: func(http.ResponseWriter, *http.Request) error {
+	mux.NotFound(s.unrouted(func(http.ResponseWriter, *http.Request) error {
 		return problem(codeNotFound, "no such path; see /openapi.json")
-	}}))
-	mux.MethodNotAllowed(s.guard(route{scope: ScopePublic, handle: func(http.ResponseWriter, *http.Request) error {
-		p := problem(codeBadRequest, "the path takes another method; see /openapi.json")
-		p.Status = http.StatusMethodNotAllowed
-		return p
-	}}))
+	}))
+	mux.MethodNotAllowed(s.unrouted(func(w http.ResponseWriter, r *http.Request) error {
+		allowed := "OPTIONS"
+		for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+			if mux.Match(chi.NewRouteContext(), m, r.URL.Path) {
+				allowed += ", " + m
+			}
+		}
+		w.Header().Set("Allow", allowed)
+		if r.Method == http.MethodOptions {
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		}
+		return problem(codeMethod, "the path takes "+allowed)
+	}))
 	return mux
+}
+
+// unrouted guards an answer to what no route takes, worded as the routes around it.
+func (s *Server) unrouted(handle func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	words := map[dialect]http.HandlerFunc{}
+	for _, d := range []dialect{native, openAI, oip} {
+		words[d] = s.guard(route{scope: ScopePublic, errors: d, handle: handle})
+	}
+	return func(w http.ResponseWriter, r *http.Request) { words[dialectOf(r.URL.Path)](w, r) }
+}
+
+// dialectOf is how the routes around a path word their errors.
+func dialectOf(path string) dialect {
+	switch {
+	case path == "/v2" || strings.HasPrefix(path, "/v2/"):
+		return oip
+	case strings.HasPrefix(path, "/v1/chat/") || strings.HasPrefix(path, "/v1/embeddings"):
+		return openAI
+	}
+	return native
 }

@@ -32,6 +32,7 @@ type Server struct {
 	Version  string
 	NoUI     bool // leaves /ui/ out
 
+	AnyOrigin  bool // without keys, also answers other sites' pages and any Host header
 	AdminApart bool // administration and metrics are behind AdminHandler alone
 	Pprof      bool // AdminHandler serves Go's profiles at /debug/pprof/
 

@@ -22,6 +22,7 @@ type workRequest struct {
 	Inputs     []wireItem      `json:"inputs"`
 	Output     stringList      `json:"output"`      // encode: what to return
 	Top        int             `json:"top"`         // predict: classes a list holds
+	Caption    bool            `json:"caption"`     // predict: also say it in words
 	Latent     *int            `json:"latent"`      // attention of this latent; absent: the mean
 	DType      string          `json:"dtype"`       // f32, f16 or bf16 of returned tensors
 	Encoding   string          `json:"encoding"`    // base64 or float, in JSON
@@ -203,6 +204,7 @@ func queryRequest(r *http.Request) (*workRequest, error) {
 		req.DeadlineMS = n
 	}
 	req.Normalize = q.Get("normalize") == "true"
+	req.Caption = q.Get("caption") == "true"
 	req.Atomic = q.Get("atomic") == "true"
 	return req, nil
 }

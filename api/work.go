@@ -116,13 +116,19 @@ func (s *Server) one(j *job, it pipeline.Item, r *result, run func(context.Conte
 		return err
 	}
 	defer free()
-	s.metrics.work(j.req.Model, r.plan)
+	s.metrics.work(modelOf(j.req.Model), r.plan)
 	stop = stage(j.ctx, "model")
 	defer stop()
 	if err := run(j.ctx, it, r); err != nil {
 		return err
 	}
 	return s.ledgerOf(j.ctx).keep(r.bytes())
+}
+
+// modelOf is a model's name without the digest that a request may add.
+func modelOf(name string) string {
+	name, _, _ = strings.Cut(name, "@")
+	return name
 }
 
 // encode answers POST /v1/encode.
@@ -169,7 +175,7 @@ func (s *Server) predict(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	err = s.each(j, func(ctx context.Context, it pipeline.Item, r *result) error {
-		p, err := j.model.Predict(ctx, it, pipeline.PredictOptions{Top: j.req.Top})
+		p, err := j.model.Predict(ctx, it, pipeline.PredictOptions{Top: j.req.Top, Caption: j.req.Caption})
 		r.prediction = p
 		return err
 	}, out.add)

@@ -73,12 +73,17 @@ func (s *Store) Acquire(ctx context.Context, name string) (Model, func(), error)
 	if err != nil {
 		return nil, nil, err
 	}
-	if digest != "" && !strings.HasPrefix(strings.TrimPrefix(m.Info().Digest, "sha256:"), strings.TrimPrefix(digest, "sha256:")) {
+	if !SameDigest(m.Info().Digest, digest) {
 		have := m.Info().Digest
 		release()
 		return nil, nil, fmt.Errorf("pipeline: %w: %s@%s: loaded is %s", ErrNoModel, name, digest, have)
 	}
 	return m, release, nil
+}
+
+// SameDigest reports whether a digest begins as asked; either may lack its "sha256:".
+func SameDigest(have, asked string) bool {
+	return strings.HasPrefix(strings.TrimPrefix(have, "sha256:"), strings.TrimPrefix(asked, "sha256:"))
 }
 
 func (s *Store) acquire(ctx context.Context, name string) (Model, func(), error) {
