@@ -87,15 +87,6 @@ func TestCompositionIsServed(t *testing.T) {
 		return resp.StatusCode == http.StatusOK
 	})
 
-	type prediction struct {
-		Data []struct {
-			Prediction *answered
-			Heads      []struct {
-				Task    string
-				Classes []struct{ Label string }
-			}
-		}
-	}
 	both, _ := json.Marshal(map[string]any{"model": "sensor", "inputs": []any{map[string]any{"content": []any{
 		map[string]any{"type": "camera", "data": base64.StdEncoding.EncodeToString(picture)},
 		map[string]any{"type": "motion", "data": base64.StdEncoding.EncodeToString([]byte(walk(20)))},

@@ -17,7 +17,6 @@ const jpegScanWork = 8
 // jpegHeader is what a walk over the markers finds.
 type jpegHeader struct {
 	w, h, components int
-	sampling         [4]byte
 	sof              byte // the frame marker, 0 before it
 	scans            int
 	adobe            int // the transform of the Adobe marker, -1 without one

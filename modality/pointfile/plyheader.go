@@ -58,7 +58,6 @@ func (e *plyElement) least(ascii bool) int64 {
 type plyHeader struct {
 	encoding, version string
 	elements          []plyElement
-	notes             []string
 }
 
 const plyHeaderLines = 10000

@@ -70,8 +70,9 @@ func runModel(ctx context.Context, a *tensor.Arena, c *refcase.Case) error {
 	return r.batch(ctx, prompts)
 }
 
-// ErrOutputLayer: a checkpoint without its resized output layer has no logits for the tokens
-// that were added, and those of the others are the base model's, not the trained one's.
+// ErrOutputLayer says that logits cannot be checked: a checkpoint without its resized output layer has
+// none for the tokens that were added, and those of the others are the base model's, not the
+// trained one's.
 var ErrOutputLayer = errors.New("the files do not hold the whole output layer and the case's seed does not redraw it, so logits and text cannot be checked")
 
 // scored reports whether the case has the whole output layer. A checkpoint over a LLaMA does
