@@ -1,7 +1,7 @@
 # Plain commands, one a target; nothing hidden. CGO is never needed.
 export CGO_ENABLED = 0
 
-.PHONY: build test check purego bench bench-go precision precision-default fuzz verify verify-full generate torch-check soak overload
+.PHONY: build test check purego bench bench-go precision precision-default fuzz verify verify-full generate torch-check soak overload reproducible
 
 build: ## the static binary
 	go build -trimpath -o bin/mmserve ./cmd/mmserve
@@ -44,6 +44,13 @@ generate: ## the assembly, from its generator
 
 torch-check: build ## our .pt files read by a real torch (PYTHON: one that has torch)
 	$(or $(PYTHON),python3) tools/torch_check.py bin/mmserve
+
+reproducible: ## two builds with nothing in common but the source are one binary, static
+	GOCACHE=$$(mktemp -d) go build -trimpath -buildvcs=false -o bin/mmserve.1 ./cmd/mmserve
+	GOCACHE=$$(mktemp -d) go build -trimpath -buildvcs=false -o bin/mmserve.2 ./cmd/mmserve
+	cmp bin/mmserve.1 bin/mmserve.2
+	! ldd bin/mmserve.1 >/dev/null 2>&1
+	rm bin/mmserve.1 bin/mmserve.2
 
 soak: build ## SOAK (default an hour) at capacity, 1 % hostile clients; fails on a wrong answer, an unexpected status or growth
 	bin/mmserve load --soak $(or $(SOAK),1h) --hostile 0.01 --hostile-files testdata/media $(SOAK_FLAGS) \
