@@ -20,7 +20,7 @@ type Queue struct {
 	// means what the measured rate drains in Wait, and at least one usual item waiting for
 	// each that runs.
 	Capacity float64
-	// Wait bounds how long admitted work is expected to take; zero means one second.
+	// Wait bounds how long admitted work is expected to take; zero means half a second.
 	Wait time.Duration
 	// Slots is the number of passes that run at once.
 	Slots int
@@ -39,7 +39,7 @@ type Queue struct {
 }
 
 const (
-	defaultWait = time.Second
+	defaultWait = 500 * time.Millisecond
 	maxWaiting  = 4096                   // turns waited for, whatever they cost
 	leastCost   = 5e6                    // of an item that costs anything: parsing and answering it
 	weight      = 0.1                    // of a new value in an average

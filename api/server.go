@@ -21,7 +21,7 @@ type Server struct {
 	MaxItems int           // items of a batch; zero means 128
 	Deadline time.Duration // of a request that names none; zero means 60 s
 	Slots    int           // passes that run at once; zero means 1
-	Wait     time.Duration // of work admitted, at the measured rate: more is refused; zero means 1 s
+	Wait     time.Duration // of work admitted, at the measured rate: more is refused; zero means 500 ms
 	Capacity float64       // FLOPs admitted at once, running and waiting, whatever the rate; zero leaves it to Wait
 	BodyRate int64         // least bytes a second of an arriving body; zero means 4 KiB
 	Bodies   int64         // bytes of all bodies held at once; zero means four times MaxBody

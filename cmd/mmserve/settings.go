@@ -117,7 +117,7 @@ func newSettings(fs *flag.FlagSet) *settings {
 	fs.IntVar(&s.maxItems, "max-items", 128, "most items of one request")
 	fs.IntVar(&s.maxConns, "max-connections", 4096, "most connections of a listener; the longest silent one makes way")
 	fs.DurationVar(&s.deadline, "deadline", time.Minute, "longest a request may take")
-	fs.DurationVar(&s.wait, "queue-wait", time.Second, "longest expected wait, at the measured rate, before requests are refused")
+	fs.DurationVar(&s.wait, "queue-wait", 500*time.Millisecond, "longest expected wait, at the measured rate, before requests are refused")
 	fs.Int64Var(&s.bodyRate, "body-rate", 4096, "least `BYTES` a second of an arriving body")
 	fs.Int64Var(&s.memory, "memory", 0, "most that the process may hold, in `BYTES`; bodies, media and answers are refused rather than pass it; 0: GOMEMLIMIT, or four fifths of the machine or its cgroup")
 	fs.Int64Var(&s.budget, "model-budget", 0, "most `BYTES` of loaded weights; the least recently used model goes first; 0: three quarters of --memory")
