@@ -15,7 +15,9 @@ def read(path):
 def main():
     out, png = pathlib.Path(sys.argv[1]), sys.argv[2]
     log, cap = read(out / "log.jsonl"), read(out / "caption-log.jsonl")
-    fig, ax = plt.subplots(1, 3, figsize=(16, 5))
+    fig, ax = plt.subplots(1, 3, figsize=(21, 5.5))
+    for a in ax:
+        a.set_prop_cycle(color=plt.get_cmap("tab20").colors)
     rows = [r for r in log if "loss" in r]
     for k in rows[-1]["loss"] if rows else []:
         xy = [(r["step"], r["loss"][k]) for r in rows if k in r["loss"]]
@@ -31,12 +33,12 @@ def main():
         xy = [(r["step"], r["loss"]) for r in cap if r.get("phase") == name and "loss" in r]
         if xy:
             ax[2].plot(*zip(*xy), label=name)
-    ax[2].set_title("caption part: nats a byte")
+    ax[2].set_title("caption part: nats a byte (caption: with a fifth of the guess)")
     for a in ax:
         a.set_xlabel("step")
         a.grid(alpha=0.3)
         if a.get_legend_handles_labels()[0]:
-            a.legend(fontsize=7)
+            a.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     fig.tight_layout()
     fig.savefig(png, dpi=70)
 
