@@ -291,7 +291,7 @@ func (ev *evaluator) each(n int, f func(i int) error) (failed int, first, err er
 			for i := int(next.Add(1)) - 1; i < n && ev.ctx.Err() == nil; i = int(next.Add(1)) - 1 {
 				err := f(i)
 				mu.Lock()
-				if err != nil {
+				if err != nil && ev.ctx.Err() == nil {
 					if failed++; i < at {
 						at, first = i, err
 					}
