@@ -80,7 +80,6 @@ type responder struct {
 	ctx     context.Context
 	j       *job
 	f       format
-	dtype   weights.DType
 	results []*result
 }
 

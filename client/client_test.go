@@ -123,6 +123,10 @@ func TestGenerate(t *testing.T) {
 	if err != nil || g.Text == "" || g.Tokens < 1 || g.Tokens > 5 || g.Stop == "" {
 		t.Errorf("%+v, %v", g, err)
 	}
+	p, err := c.Predict(t.Context(), client.Request{Inputs: []client.Item{{Content: []client.Part{drawing}}}, Caption: true})
+	if err != nil || p.Data[0].Prediction.Caption == "" {
+		t.Errorf("caption: %+v, %v", p, err)
+	}
 	drawing.Data, drawing.URL = nil, "data:image/png;base64,"+base64.StdEncoding.EncodeToString(drawing.Data)
 	same, err := c.Generate(t.Context(), client.Prompt{Content: []client.Part{drawing}, MaxTokens: 5})
 	if err != nil || *same != *g {

@@ -15,6 +15,7 @@ type Request struct {
 	Inputs     []Item   `json:"inputs"`
 	Output     []string `json:"output,omitempty"`      // encode: "latents", "pooled", "byte_array", "soft_tokens", "attention"
 	Top        int      `json:"top,omitempty"`         // predict: classes a list holds
+	Caption    bool     `json:"caption,omitempty"`     // predict: also say it in words
 	Latent     *int     `json:"latent,omitempty"`      // whose attention; nil: the mean
 	DType      string   `json:"dtype,omitempty"`       // "f32" (default), "f16", "bf16" on the wire
 	Normalize  bool     `json:"normalize,omitempty"`   // pooled vectors to unit length
