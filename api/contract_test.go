@@ -3,6 +3,7 @@ package api_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -266,5 +267,63 @@ func TestEveryCodeIsDocumented(t *testing.T) {
 		if !strings.Contains(string(doc), "\n## "+code+"\n") {
 			t.Errorf("docs/errors.md lacks a section %q", code)
 		}
+	}
+}
+
+// skeleton is what of an answer does not depend on weights or time: the fields, the kinds of their
+// values, and the values that name something of the protocol.
+func skeleton(v any, key string) string {
+	switch v := v.(type) {
+	case map[string]any:
+		var fields []string
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			fields = append(fields, k+":"+skeleton(v[k], k))
+		}
+		return "{" + strings.Join(fields, " ") + "}"
+	case []any:
+		var kinds []string
+		for _, x := range v {
+			kinds = append(kinds, skeleton(x, key))
+		}
+		return "[" + strings.Join(slices.Compact(kinds), " ") + "]"
+	case string:
+		if slices.Contains([]string{"id", "object", "status", "dtype", "datatype", "order", "endian", "modality", "media_type", "code", "model", "role"}, key) && !strings.HasPrefix(v, "chatcmpl-") {
+			return v
+		}
+	}
+	return fmt.Sprintf("%T", v)
+}
+
+// Every example of the document is an exchange that was recorded, and happens again.
+func TestExamplesHappenAgain(t *testing.T) {
+	s := newSite(t, &api.Server{})
+	paths, _ := document(t, s)
+	n := 0
+	for path, ops := range paths {
+		post, ok := ops.(map[string]any)["post"].(map[string]any)
+		if !ok {
+			continue
+		}
+		body, _ := post["requestBody"].(map[string]any)
+		content, _ := body["content"].(map[string]any)
+		asked, _ := content["application/json"].(map[string]any)
+		ok200, _ := post["responses"].(map[string]any)["200"].(map[string]any)
+		answered, _ := ok200["content"].(map[string]any)
+		kind, _ := answered["application/json"].(map[string]any)
+		if (asked["example"] == nil) != (kind["example"] == nil) {
+			t.Errorf("%s: half an example", path)
+		}
+		if asked["example"] == nil {
+			continue
+		}
+		n++
+		b, _ := json.Marshal(asked["example"])
+		got := s.want(s.post(strings.ReplaceAll(path, "{model}", "default"), string(b)), 200).json(t)
+		if have, want := skeleton(got, ""), skeleton(kind["example"], ""); have != want {
+			t.Errorf("%s answers\n%s\nthe example says\n%s", path, have, want)
+		}
+	}
+	if n < 7 {
+		t.Errorf("%d examples", n)
 	}
 }
