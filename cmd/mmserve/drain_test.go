@@ -21,7 +21,7 @@ func TestSignalDrains(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		io.WriteString(conn, "POST /v1/encode?output=pooled HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+		io.WriteString(conn, "POST /v1/encode?output=pooled HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
 		answers := bufio.NewReader(conn)
 		if line, err := answers.ReadString('\n'); err != nil || !strings.Contains(line, "100") { // the body is being read
 			t.Fatalf("%q %v", line, err)
