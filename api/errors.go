@@ -102,6 +102,7 @@ var titles = map[string]struct {
 	string(media.TimedOut):      {http.StatusUnprocessableEntity, "the medium took too long to decode"},
 	string(media.Canceled):      {499, "the client left"},
 	string(media.Unreadable):    {http.StatusBadRequest, "the medium could not be read"},
+	string(media.PluginFailed):  {http.StatusFailedDependency, "the plug-in of this modality failed"},
 }
 
 // problem makes a Problem of a code with a sentence for the client.

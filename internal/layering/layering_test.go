@@ -38,6 +38,7 @@ var floors = []struct {
 	{"modality/videofile", 4},
 	{"modality", 5},
 	{"modality/modalitytest", 6},
+	{"modality/external", 6},
 	{"perceiver", 5},
 	{"resampler", 5},
 	{"vision", 5},

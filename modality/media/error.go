@@ -27,12 +27,13 @@ const (
 	TimedOut      Code = "timed_out"      // decoding took longer than Limits.Time or the deadline
 	Canceled      Code = "canceled"       // the caller left
 	Unreadable    Code = "unreadable"     // the input itself failed: a file or network error
+	PluginFailed  Code = "plugin_failed"  // the program behind a modality crashed or answered nonsense
 )
 
 // Codes lists every code, in the order of documentation.
 func Codes() []Code {
 	return []Code{Unsupported, Malformed, Truncated, TooLarge, TooSmall, Empty, Mismatch,
-		BadOptions, NotReplayable, TimedOut, Canceled, Unreadable}
+		BadOptions, NotReplayable, TimedOut, Canceled, Unreadable, PluginFailed}
 }
 
 // Error implements error.
