@@ -35,6 +35,10 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 		if s.draining.Load() {
 			w.Header().Set("Connection", "close") // so that no client sends on a connection that is about to close
 		}
+		if r.Body != nil && r.Body != http.NoBody {
+			// net/http reads the rest of a body before it sends an answer that did not wait for it.
+			http.NewResponseController(w).SetReadDeadline(begin.Add(bodyGrace))
+		}
 		key, err := s.admit(r, rt.scope)
 		var place *Place
 		if err == nil && rt.admits() {

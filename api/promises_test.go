@@ -359,6 +359,24 @@ func TestSlowAndLargeBodies(t *testing.T) {
 		client.Close()
 		hs.Close()
 	})
+	synctest.Test(t, func(t *testing.T) { // a refusal that does not wait for the body is not held up by it
+		s := &api.Server{Store: newFake(1).store()}
+		client, server := net.Pipe()
+		hs := &http.Server{Handler: s.Handler()}
+		go hs.Serve(&oneConn{conns: []net.Conn{server}, done: make(chan struct{})})
+		begin := time.Now()
+		go io.WriteString(client, "POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 1000\r\n\r\nx")
+		resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); resp.StatusCode != 415 || took > 10*time.Second {
+			t.Errorf("status %d after %s", resp.StatusCode, took)
+		}
+		client.Close()
+		hs.Close()
+		time.Sleep(2 * time.Second)
+	})
 	synctest.Test(t, func(t *testing.T) { // much at first earns no long silence, and no rate a life without end
 		for _, c := range []struct {
 			every time.Duration // between further bytes; zero sends none
