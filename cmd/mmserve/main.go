@@ -74,7 +74,11 @@ func run(ctx context.Context, args []string, e *env) int {
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
-	err := c.run(ctx, e, fs, args[1:])
+	closePlugins, err := c.plugins(ctx)
+	if err == nil {
+		err = c.run(ctx, e, fs, args[1:])
+		closePlugins()
+	}
 	var usage usageError
 	switch {
 	case err == nil:

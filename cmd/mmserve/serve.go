@@ -39,6 +39,11 @@ func serve(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	if err := s.load(args); err != nil {
 		return err
 	}
+	done, err := startPlugins(ctx, s.plugins)
+	if err != nil {
+		return err
+	}
+	defer done()
 	d, err := newDaemon(s, e)
 	if err != nil {
 		return err

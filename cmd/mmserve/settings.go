@@ -39,6 +39,7 @@ type settings struct {
 	memory     int64
 	budget     int64
 	keys       string
+	plugins    string
 	tlsCert    string
 	tlsKey     string
 	drainDelay time.Duration
@@ -122,6 +123,7 @@ func newSettings(fs *flag.FlagSet) *settings {
 	fs.Int64Var(&s.memory, "memory", 0, "most that the process may hold, in `BYTES`; bodies, media and answers are refused rather than pass it; 0: GOMEMLIMIT, or four fifths of the machine or its cgroup")
 	fs.Int64Var(&s.budget, "model-budget", 0, "most `BYTES` of loaded weights; the least recently used model goes first; 0: three quarters of --memory")
 	fs.StringVar(&s.keys, "keys", "", "YAML `FILE` of API keys: name, sha256, scopes, rate; none: no key is asked for")
+	fs.StringVar(&s.plugins, "plugins", "", "`DIR` of programs that are modalities (see modality/external); read at start; empty: none")
 	fs.StringVar(&s.tlsCert, "tls-cert", "", "certificate `FILE` (PEM); read again when it changes on SIGHUP")
 	fs.StringVar(&s.tlsKey, "tls-key", "", "private key `FILE` of the certificate")
 	fs.DurationVar(&s.drainDelay, "drain-delay", 0, "wait between failing /readyz and closing the listener on shutdown")
