@@ -161,8 +161,8 @@ func tile512(v *vec, family, what string, rows, width, shift int, load func(d in
 	v.op("PCALIGN $32")
 	v.at(loop)
 	if few {
-		for line := 0; line < width<<shift; line += 64 { // a few rows are bound by memory
-			v.op("PREFETCHT0 %d(DX)", 4096+line)
+		for line := 0; line < width<<shift; line += 64 { // a few rows are bound by memory: into L2, which waits for more lines at once than L1
+			v.op("PREFETCHT1 %d(DX)", 8192+line)
 		}
 	} else {
 		v.op("PREFETCHT0 (R10)")
