@@ -113,7 +113,7 @@ func newSettings(fs *flag.FlagSet) *settings {
 	fs.StringVar(&s.dtype, "dtype", "", dtypeUsage)
 	fs.StringVar(&s.kernels, "kernels", "", "kernel set: avx512, avx2, neon or portable; empty picks the best")
 	fs.IntVar(&s.threads, "threads", 0, "threads of the kernels; 0 means all cores")
-	fs.IntVar(&s.slots, "slots", 0, "passes that run at once; 0 means one a core")
+	fs.IntVar(&s.slots, "slots", 0, "passes that run at once; 0 means one a kernel thread")
 	fs.Int64Var(&s.maxBody, "max-body", 64<<20, "largest request body, in `BYTES`; less where --memory is small")
 	fs.IntVar(&s.maxItems, "max-items", 128, "most items of one request")
 	fs.IntVar(&s.maxConns, "max-connections", 4096, "most connections of a listener; the longest silent one makes way")
