@@ -1,8 +1,10 @@
 package external_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -209,4 +211,30 @@ func TestRegisterDir(t *testing.T) {
 	if _, err := external.RegisterDir(t.Context(), filepath.Join(dir, "none")); err == nil {
 		t.Error("no such directory")
 	}
+}
+
+// FuzzServe: whatever comes in, the loop of a plug-in ends with the input and every answer is a frame.
+func FuzzServe(f *testing.F) {
+	request := func(header, body string) []byte {
+		return append(append(binary.LittleEndian.AppendUint32(nil, uint32(len(header))), header...), body...)
+	}
+	f.Add(request(`{"op":"info"}`, ""))
+	f.Add(request(`{"op":"adapt","name":"walk.imu","bytes":69}`, walk))
+	f.Add(request(`{"op":"plan","size":9,"bytes":-1}`, ""))
+	f.Add(request(`{"op":"plan","bytes":99999999999}`, "t"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var out bytes.Buffer
+		external.Serve(t.Context(), custommodality.Open, bytes.NewReader(in), &out) // its error is the input's
+		for out.Len() > 0 {
+			var a struct{ Bytes int }
+			n := binary.LittleEndian.Uint32(out.Next(4))
+			if err := json.Unmarshal(out.Next(int(n)), &a); err != nil {
+				t.Fatal(err)
+			}
+			if out.Len() < a.Bytes {
+				t.Fatalf("%d bytes announced, %d came", a.Bytes, out.Len())
+			}
+			out.Next(a.Bytes)
+		}
+	})
 }

@@ -404,8 +404,9 @@ func (c *process) ask(q request, body io.Reader, most int64) (answer, []byte, er
 		case a.Bytes < 0 || a.Bytes > most:
 			err = fmt.Errorf("an answer of %d bytes, at most %d are taken", a.Bytes, most)
 		case a.Bytes > 0:
-			raw = make([]byte, a.Bytes)
-			_, err = io.ReadFull(c.out, raw)
+			var b bytes.Buffer // grows with what comes, not with what is announced
+			_, err = io.CopyN(&b, c.out, a.Bytes)
+			raw = b.Bytes()
 		}
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

@@ -2,9 +2,11 @@ package external
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 
@@ -28,11 +30,14 @@ func Serve(ctx context.Context, open modality.Open, in io.Reader, out io.Writer)
 		} else if err != nil {
 			return err
 		}
-		data := make([]byte, q.Bytes)
-		if _, err := io.ReadFull(r, data); err != nil {
+		if q.Bytes < 0 {
+			return fmt.Errorf("external: a request of %d bytes", q.Bytes)
+		}
+		var data bytes.Buffer // grows with what comes, not with what is announced
+		if _, err := io.CopyN(&data, r, q.Bytes); err != nil {
 			return err
 		}
-		if err := serveOne(ctx, open, q, data, w); err != nil {
+		if err := serveOne(ctx, open, q, data.Bytes(), w); err != nil {
 			return err
 		}
 		if err := w.Flush(); err != nil {
