@@ -11,14 +11,11 @@ import (
 
 func TestGatedBlockCases(t *testing.T) {
 	golden.Each(t, "flamingo", func(t *testing.T, c *refcase.Case) {
-		if c.Kind != "flamingo/gated_xattn_block" {
-			t.Skip("a whole model: see pipeline/conditioned")
-		}
 		var a tensor.Arena
 		got := golden.Trace(&a)
 		if err := flamingo.RunBlockCase(&a, c); err != nil {
 			t.Fatal(err)
 		}
 		golden.Compare(t, c, got)
-	})
+	}, "flamingo/gated_xattn_block")
 }

@@ -3,6 +3,7 @@ package golden
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/mmserve/mmserve/internal/refcase"
@@ -59,22 +60,29 @@ func Dirs(t testing.TB, group string) []string {
 	return out
 }
 
-// Each runs f as a subtest for every loadable case of a group. A directory without stages
-// (fixtures of another kind) is passed over.
-func Each(t *testing.T, group string, f func(t *testing.T, c *refcase.Case)) {
+// Each runs f as a subtest for every loadable case of a group, of the kinds named if any are. A
+// directory without stages (fixtures of another kind) is passed over. That no case is left is
+// an error.
+func Each(t *testing.T, group string, f func(t *testing.T, c *refcase.Case), kinds ...string) {
 	t.Helper()
+	ran := 0
 	for _, dir := range Dirs(t, group) {
 		if !isCase(dir) {
 			continue
 		}
-		t.Run(filepath.Base(dir), func(t *testing.T) {
-			c, err := refcase.Load(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			f(t, c)
-		})
+		c, err := refcase.Load(dir)
+		if err != nil {
+			t.Errorf("%s: %v", dir, err)
+			continue
+		}
+		if len(kinds) == 0 || slices.Contains(kinds, c.Kind) {
+			ran++
+			t.Run(filepath.Base(dir), func(t *testing.T) { f(t, c) })
+		}
+		c.Close()
+	}
+	if ran == 0 {
+		t.Errorf("golden: no cases of group %q and kinds %q", group, kinds)
 	}
 }
 
