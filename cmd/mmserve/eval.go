@@ -149,7 +149,7 @@ func eval(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 	if len(dirs) != 1 {
 		return usagef("want one DATA_DIR, got %d operands", len(dirs))
 	}
-	todo, err := chooseTasks(*tasks)
+	chosen, err := chooseTasks(*tasks)
 	if err != nil {
 		return err
 	}
@@ -174,7 +174,7 @@ func eval(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 			ev.against.others = append(ev.against.others, o)
 			ev.against.rows = append(ev.against.rows, pipeline.Precision{Model: info.Name, Architecture: info.Architecture, Digest: info.Digest, DType: info.DType})
 		}
-		todo = tasksThatChoose(todo)
+		chosen = tasksThatChoose(chosen)
 	}
 	if ev.model, err = m.open(ctx, e); err != nil {
 		return err
@@ -190,7 +190,7 @@ func eval(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error {
 		return l.write(e.stdout, *asJSON)
 	}
 	ev.note = func(format string, args ...any) { fmt.Fprintf(e.stderr, format+"\n", args...) }
-	faults := ev.run(todo, *tasks != "", e)
+	faults := ev.run(chosen, *tasks != "", e)
 	if ev.against != nil {
 		return errors.Join(faults, ev.against.write(e.stdout, *asJSON))
 	}

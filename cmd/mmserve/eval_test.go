@@ -163,11 +163,11 @@ func evaluate(t *testing.T, model pipeline.Model, dir, tasks string, set func(*e
 	if set != nil {
 		set(ev)
 	}
-	todo, err := chooseTasks(tasks)
+	chosen, err := chooseTasks(tasks)
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = ev.run(todo, tasks != "", &env{stdout: io.Discard, stderr: io.Discard})
+	err = ev.run(chosen, tasks != "", &env{stdout: io.Discard, stderr: io.Discard})
 	return lines, notes.String(), err
 }
 

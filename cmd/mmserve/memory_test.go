@@ -182,11 +182,11 @@ func TestMemoryCeiling(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	todo := make(chan bomb)
+	waiting := make(chan bomb)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			for b := range todo {
+			for b := range waiting {
 				status, answer, err := send(b)
 				if err != nil || status >= 500 && status != 503 {
 					t.Errorf("%s: %d %v %.200s", b.name, status, err, answer)
@@ -196,9 +196,9 @@ func TestMemoryCeiling(t *testing.T) {
 	}
 	all := bombs(t)
 	for _, b := range all {
-		todo <- b
+		waiting <- b
 	}
-	close(todo)
+	close(waiting)
 	wg.Wait()
 	want := map[string]int{"a large picture": 200, "a large picture in JSON": 200, "a huge picture": 413, "a large body": 200, "a large answer": 200, "a body over the limit": 413}
 	for _, b := range all { // alone, each is taken or refused for what it is

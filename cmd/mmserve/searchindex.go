@@ -196,22 +196,22 @@ func (x *searchIndex) update(ctx context.Context, model pipeline.Model, dir stri
 	}
 	old := x.files
 	x.files = make(map[string]indexedFile, len(found))
-	var todo []indexedFile
+	var unread []indexedFile
 	for _, f := range found {
 		if had, ok := old[f.Name]; ok && had.Size == f.Size && had.Time == f.Time {
 			x.files[f.Name] = had
 			continue
 		}
-		todo = append(todo, f)
+		unread = append(unread, f)
 	}
-	changed = len(todo) > 0 || len(x.files) != len(old)
+	changed = len(unread) > 0 || len(x.files) != len(old)
 	queue := make(chan indexedFile)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	done := 0
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	for range min(runtime.GOMAXPROCS(0), len(todo)) {
+	for range min(runtime.GOMAXPROCS(0), len(unread)) {
 		wg.Go(func() {
 			for f := range queue {
 				err := f.embed(ctx, model, dir)
@@ -222,12 +222,12 @@ func (x *searchIndex) update(ctx context.Context, model pipeline.Model, dir stri
 				mu.Lock()
 				x.files[f.Name] = f
 				done++
-				progress("files", done, len(todo))
+				progress("files", done, len(unread))
 				mu.Unlock()
 			}
 		})
 	}
-	for _, f := range todo {
+	for _, f := range unread {
 		if ctx.Err() != nil {
 			break
 		}
