@@ -55,14 +55,18 @@ func byDeclaration(h Header) (name, mediaType string) {
 	declared, _, _ := strings.Cut(strings.ToLower(h.MediaType), ";")
 	declared = strings.TrimSpace(declared)
 	ext := h.Ext()
-	for _, info := range Infos() {
-		if slices.Contains(info.MediaTypes, declared) {
-			return info.Name, declared
+	if declared != "" {
+		for _, s := range opened() {
+			if slices.Contains(s.info.MediaTypes, declared) {
+				return s.name, declared
+			}
 		}
 	}
-	for _, info := range Infos() {
-		if ext != "" && slices.Contains(info.Extensions, ext) {
-			return info.Name, ""
+	if ext != "" {
+		for _, s := range opened() {
+			if slices.Contains(s.info.Extensions, ext) {
+				return s.name, ""
+			}
 		}
 	}
 	return "", ""
@@ -74,10 +78,10 @@ func byDeclaration(h Header) (name, mediaType string) {
 func bySignature(h Header, declared string) (name, mediaType string) {
 	type match struct{ name, mediaType string }
 	var matches []match
-	for _, info := range Infos() {
-		for _, m := range info.Magic {
+	for _, s := range opened() {
+		for _, m := range s.info.Magic {
 			if m.Match(h.Head) {
-				matches = append(matches, match{info.Name, m.MediaType})
+				matches = append(matches, match{s.name, m.MediaType})
 				break
 			}
 		}
@@ -91,11 +95,12 @@ func bySignature(h Header, declared string) (name, mediaType string) {
 		return matches[0].name, matches[0].mediaType
 	}
 	best := 0.0
-	for _, n := range Names() {
-		if s, ok := standard(n).(Sniffer); ok {
-			if t, sure := s.Sniff(h); sure > best && sure >= 0.5 {
-				name, mediaType, best = n, t, sure
-			}
+	for _, s := range opened() {
+		if s.sniffer == nil {
+			continue
+		}
+		if t, sure := s.sniffer.Sniff(h); sure > best && sure >= 0.5 {
+			name, mediaType, best = s.name, t, sure
 		}
 	}
 	if declared != "" && best < 1 && name != declared {
@@ -106,17 +111,14 @@ func bySignature(h Header, declared string) (name, mediaType string) {
 
 // typeWithin is the media type of a header among those of one medium, "" when unknown.
 func typeWithin(h Header, name string) string {
-	a := standard(name)
-	if a == nil {
-		return ""
-	}
-	for _, m := range a.Info().Magic {
+	s := standardOf(name)
+	for _, m := range s.info.Magic {
 		if m.Match(h.Head) {
 			return m.MediaType
 		}
 	}
-	if s, ok := a.(Sniffer); ok {
-		t, _ := s.Sniff(h)
+	if s.sniffer != nil {
+		t, _ := s.sniffer.Sniff(h)
 		return t
 	}
 	return ""
@@ -128,7 +130,7 @@ func detectParts(h Header, declared string) (string, string, error) {
 	if declared != "" {
 		return declared, "", nil
 	}
-	if s, ok := standard("video").(Sniffer); ok {
+	if s := standardOf("video").sniffer; s != nil {
 		if t, sure := s.Sniff(h); sure > 0 { // pictures, and perhaps their sound track
 			return "video", t, nil
 		}

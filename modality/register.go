@@ -23,8 +23,17 @@ var builtins = map[string]Open{
 var (
 	registryMu sync.RWMutex
 	registry   map[string]Open
-	infos      = map[string]Adapter{} // each adapter with its default options, made when first asked for
+	standards  []standard // of the whole registry, by name: made when first asked for, anew after Register
 )
+
+// standard is a registered medium with its default options. What it says of itself is kept, for
+// detection asks it of every input.
+type standard struct {
+	name    string
+	adapter Adapter // nil when the defaults do not open
+	info    Info
+	sniffer Sniffer // nil when the adapter is none
+}
 
 func init() { registry = maps.Clone(builtins) }
 
@@ -74,28 +83,49 @@ func New(name string, options json.RawMessage) (Adapter, error) {
 // whose defaults do not open is left out.
 func Infos() []Info {
 	var out []Info
-	for _, name := range Names() {
-		if a := standard(name); a != nil {
-			out = append(out, a.Info())
+	for _, s := range opened() {
+		if s.adapter != nil {
+			out = append(out, s.adapter.Info())
 		}
 	}
 	return out
 }
 
-// standard is the adapter of a name with default options, made once.
-func standard(name string) Adapter {
+// opened is every registered medium with its default options, sorted by name. Nobody changes it.
+func opened() []standard {
 	registryMu.RLock()
-	a, ok := infos[name]
+	have, want := standards, len(registry)
 	registryMu.RUnlock()
-	if ok {
-		return a
+	if len(have) == want { // media are only ever added
+		return have
 	}
-	a, err := New(name, nil)
-	if err != nil {
-		a = nil
+	var all []standard
+	for _, name := range Names() {
+		if i := slices.IndexFunc(have, func(s standard) bool { return s.name == name }); i >= 0 {
+			all = append(all, have[i])
+			continue
+		}
+		s := standard{name: name}
+		if a, err := New(name, nil); err == nil {
+			s.adapter, s.info = a, a.Info()
+			s.sniffer, _ = a.(Sniffer)
+		}
+		all = append(all, s)
 	}
 	registryMu.Lock()
-	infos[name] = a
-	registryMu.Unlock()
-	return a
+	defer registryMu.Unlock()
+	if len(all) > len(standards) {
+		standards = all
+	}
+	return all
+}
+
+// standardOf is the medium of that name with its default options, without an adapter for none.
+func standardOf(name string) standard {
+	for _, s := range opened() {
+		if s.name == name {
+			return s
+		}
+	}
+	return standard{name: name}
 }
