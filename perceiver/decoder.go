@@ -82,6 +82,9 @@ func (d *Decoder) Width() int {
 	return d.final.Out()
 }
 
+// QueryDim is E, the width of a query.
+func (d *Decoder) QueryDim() int { return d.shape.query }
+
 // Memory is what a decoder keeps of the latents of a batch: projected keys and values. It lives
 // in the arena of the pass that made it.
 type Memory struct {

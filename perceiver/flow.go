@@ -88,22 +88,37 @@ func (m *OpticalFlow) Forward(ctx context.Context, a *tensor.Arena, in []Picture
 			inputs[i].Mask = mask[i]
 		}
 	}
-	h, w := m.Config.TrainSize[0], m.Config.TrainSize[1]
-	flow := a.New(len(in), h, w, flowOutWidth)
+	flow := m.field(a, len(in))
 	mark := a.Mark()
 	defer a.Release(mark)
 	x, err := encode(ctx, a, m.Encoder, inputs)
 	if err != nil {
 		return tensor.Tensor{}, err
 	}
-	if err := m.decode(ctx, a, x, rows, flow); err != nil {
-		return tensor.Tensor{}, err
-	}
-	a.Emit("logits", flow)
-	return flow, finite("logits", flow)
+	return flow, m.decode(ctx, a, x, rows, flow)
 }
 
-// decode writes the flow (B×H×W×2) that latents x (B×N×D) answer to queries rows.
+// Decode returns the flow that latents (B×N×D) give for the pictures they were encoded from, as
+// Forward does: every row of a picture is a query.
+func (m *OpticalFlow) Decode(ctx context.Context, a *tensor.Arena, latents tensor.Tensor, in []Picture) (tensor.Tensor, error) {
+	rows, err := m.Rows(in)
+	if err != nil {
+		return tensor.Tensor{}, err
+	}
+	if latents.Dim(0) != len(rows) {
+		return tensor.Tensor{}, fmt.Errorf("perceiver: latents of %d pictures, %d pictures", latents.Dim(0), len(rows))
+	}
+	flow := m.field(a, len(in))
+	return flow, m.decode(ctx, a, latents, rows, flow)
+}
+
+// field is scratch for the flow of n pictures.
+func (m *OpticalFlow) field(a *tensor.Arena, n int) tensor.Tensor {
+	return a.New(n, m.Config.TrainSize[0], m.Config.TrainSize[1], flowOutWidth)
+}
+
+// decode writes the flow (B×H×W×2) that latents x (B×N×D) answer to queries rows, and emits
+// logits.
 func (m *OpticalFlow) decode(ctx context.Context, a *tensor.Arena, x tensor.Tensor, rows []Rows, flow tensor.Tensor) error {
 	memory := m.Decoder.Remember(a, x)
 	put := func(item, from int, y tensor.Tensor) error {
@@ -121,9 +136,12 @@ func (m *OpticalFlow) decode(ctx context.Context, a *tensor.Arena, x tensor.Tens
 		fast = fast && ok
 	}
 	if !fast || a.Trace != nil { // the stages of a trace need the layer's output
-		if err := m.Decoder.Decode(ctx, a, memory, rows, put); err != nil || !fast {
+		if err := m.Decoder.Decode(ctx, a, memory, rows, put); err != nil {
 			return err
 		}
+	}
+	if !fast {
+		grids = nil
 	}
 	for i, g := range grids {
 		mark := a.Mark()
@@ -133,7 +151,8 @@ func (m *OpticalFlow) decode(ctx context.Context, a *tensor.Arena, x tensor.Tens
 			return err
 		}
 	}
-	return nil
+	a.Emit("logits", flow)
+	return finite("logits", flow)
 }
 
 // Frames returns the picture of two frames, H×W×3 each with values in [-1,1]: a row holds the

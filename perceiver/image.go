@@ -117,6 +117,9 @@ func (m *ImageClassifier) Decode(ctx context.Context, a *tensor.Arena, latents t
 	return m.head.Decode(ctx, a, latents)
 }
 
+// Decoder is what answers with the logits: to its own query, and to others as wide.
+func (m *ImageClassifier) Decoder() *Decoder { return m.head.decoder }
+
 // Forward returns the logits of pictures as scratch, B×labels. Planes makes pictures of a
 // B×3×H×W tensor.
 func (m *ImageClassifier) Forward(ctx context.Context, a *tensor.Arena, in []Picture, mask [][]float32) (tensor.Tensor, error) {

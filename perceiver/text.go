@@ -223,6 +223,9 @@ func (m *SequenceClassifier) Decode(ctx context.Context, a *tensor.Arena, latent
 	return m.head.Decode(ctx, a, latents)
 }
 
+// Decoder is what answers with the logits: to its own query, and to others as wide.
+func (m *SequenceClassifier) Decoder() *Decoder { return m.head.decoder }
+
 // Rows returns the inputs of token ids: what the encoder reads.
 func (m *SequenceClassifier) Rows(ids [][]int, mask [][]float32) ([]Input, error) {
 	return m.emb.rows(ids, mask)

@@ -262,6 +262,16 @@ type nativePass struct {
 
 // run reads an item and encodes it.
 func (m *nativeModel) run(ctx context.Context, a *tensor.Arena, it Item) (*nativePass, error) {
+	p, err := m.read(ctx, a, it)
+	if err != nil {
+		return nil, err
+	}
+	p.latents, err = m.encoder.Encode(ctx, a, []perceiver.Input{{Rows: perceiver.Matrix(p.rows)}})
+	return p, err
+}
+
+// read makes the rows of an item.
+func (m *nativeModel) read(ctx context.Context, a *tensor.Arena, it Item) (*nativePass, error) {
 	plan, err := m.Plan(ctx, it)
 	if err != nil {
 		return nil, err
@@ -298,8 +308,7 @@ func (m *nativeModel) run(ctx context.Context, a *tensor.Arena, it Item) (*nativ
 		}
 	}
 	p.plan.Rows = total
-	p.latents, err = m.encoder.Encode(ctx, a, []perceiver.Input{{Rows: perceiver.Matrix(p.rows)}})
-	return p, err
+	return p, nil
 }
 
 // answer queries the latents with one head's query: its values, width of the head.
