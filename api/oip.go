@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/mmserve/mmserve/modality/media"
@@ -95,14 +96,17 @@ func (s *Server) oipModel(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) oipModelReady(w http.ResponseWriter, r *http.Request) error {
-	name := r.PathValue("model")
+	name, digest, _ := strings.Cut(oipName(r), "@")
 	for _, st := range s.Store.Status() {
-		if st.Name == name {
-			if st.State != "loaded" {
-				return problem(codeDraining, "model "+quote(name)+" is "+st.State)
-			}
-			return writeJSON(w, map[string]any{"name": name, "ready": true})
+		switch {
+		case st.Name != name:
+			continue
+		case st.Loaded == nil:
+			return problem(codeDraining, "model "+quote(name)+" is "+st.State)
+		case !pipeline.SameDigest(st.Loaded.Digest, digest):
+			return problem(codeNotFound, "model "+quote(name)+" is not loaded with the digest "+quote(digest))
 		}
+		return writeJSON(w, map[string]any{"name": name, "ready": true})
 	}
 	return problem(codeNotFound, "no model "+quote(name))
 }
@@ -202,7 +206,7 @@ func readOIP(r *http.Request) (*oipRequest, error) {
 func (s *Server) oipItems(req *oipRequest) ([]pipeline.Item, error) {
 	var items []pipeline.Item
 	for _, t := range req.Inputs {
-		parts, err := t.parts()
+		parts, err := s.oipParts(&t)
 		if err != nil {
 			return nil, err
 		}
@@ -219,18 +223,23 @@ func (s *Server) oipItems(req *oipRequest) ([]pipeline.Item, error) {
 	if len(items) == 0 {
 		return nil, fieldProblem("inputs", "is empty")
 	}
-	if len(items) > s.maxItems() {
-		return nil, s.tooManyItems(len(items))
-	}
 	return items, nil
 }
 
-// parts reads the elements of a tensor.
-func (t *oipTensor) parts() ([]pipeline.Part, error) {
+// oipParts reads the elements of a tensor. Its shape is judged first: a few bytes of request could
+// name very many.
+func (s *Server) oipParts(t *oipTensor) ([]pipeline.Part, error) {
 	field := "inputs." + t.Name
+	want, err := t.elements()
+	if err != nil {
+		return nil, fieldProblem(field, err.Error())
+	}
 	switch t.Datatype {
 	case "BYTES":
-		elements, err := t.bytes()
+		if want > s.maxItems() {
+			return nil, s.tooManyItems(want)
+		}
+		elements, err := t.bytes(want)
 		if err != nil {
 			return nil, fieldProblem(field, err.Error())
 		}
@@ -243,16 +252,22 @@ func (t *oipTensor) parts() ([]pipeline.Part, error) {
 		}
 		return parts, nil
 	case "FP32":
-		return t.arrays(field)
+		if len(t.Shape) == 3 && t.Shape[0] > s.maxItems() {
+			return nil, s.tooManyItems(t.Shape[0])
+		}
+		return t.arrays(field, want)
 	}
 	return nil, fieldProblem(field+".datatype", "wants BYTES or FP32, not "+quote(t.Datatype))
 }
 
-// bytes reads BYTES elements: length-prefixed in binary, strings in JSON (base64 when a
-// parameter "content_type" says "base64").
-func (t *oipTensor) bytes() ([][]byte, error) {
-	var out [][]byte
+// bytes reads BYTES elements, as many as the shape asks for: length-prefixed in binary, strings in
+// JSON (base64 when a parameter "content_type" says "base64").
+func (t *oipTensor) bytes(want int) ([][]byte, error) {
+	out := make([][]byte, 0, want)
 	if t.raw == nil {
+		if n := listed(t.Data); n != want {
+			return nil, t.miscounted(want, n)
+		}
 		var list []string
 		if err := json.Unmarshal(t.Data, &list); err != nil {
 			return nil, fmt.Errorf("data is no list of strings")
@@ -267,7 +282,7 @@ func (t *oipTensor) bytes() ([][]byte, error) {
 			}
 			out = append(out, b)
 		}
-		return out, t.count(len(out))
+		return out, nil
 	}
 	for b := t.raw; len(b) > 0; {
 		if len(b) < 4 {
@@ -277,43 +292,76 @@ func (t *oipTensor) bytes() ([][]byte, error) {
 		if n > int64(len(b)-4) {
 			return nil, fmt.Errorf("an element claims %d bytes, %d are left", n, len(b)-4)
 		}
+		if len(out) == want {
+			return nil, t.miscounted(want, want+1)
+		}
 		out = append(out, b[4:4+n])
 		b = b[4+n:]
 	}
-	return out, t.count(len(out))
+	if len(out) != want {
+		return nil, t.miscounted(want, len(out))
+	}
+	return out, nil
 }
 
-// count checks the number of elements against the shape.
-func (t *oipTensor) count(n int) error {
-	want := 1
-	for _, d := range t.Shape {
-		if d < 0 || d > 1<<31 || want > 1<<31 {
-			return fmt.Errorf("shape %v is impossible", t.Shape)
+// listed is the number of elements of a JSON list of strings or numbers.
+func listed(list []byte) int {
+	if len(list) < 2 || len(bytes.TrimSpace(list[1:len(list)-1])) == 0 {
+		return 0
+	}
+	n, quoted := 1, false
+	for i := 0; i < len(list); i++ {
+		switch c := list[i]; {
+		case c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case c == ',' && !quoted:
+			n++
 		}
-		want *= d
 	}
-	if want != n {
-		return fmt.Errorf("shape %v asks for %d elements, there are %d", t.Shape, want, n)
+	return n
+}
+
+// elements is the number of elements that the shape asks for.
+func (t *oipTensor) elements() (int, error) {
+	n := 1
+	for _, d := range t.Shape {
+		if d < 0 || d > 1<<31 || n > 1<<31 {
+			return 0, fmt.Errorf("shape %v is impossible", t.Shape)
+		}
+		n *= d
 	}
-	return nil
+	return n, nil
+}
+
+func (t *oipTensor) miscounted(want, n int) error {
+	return fmt.Errorf("shape %v asks for %d elements, there are %d", t.Shape, want, n)
 }
 
 // arrays reads ready rows: each item becomes an .npy input.
-func (t *oipTensor) arrays(field string) ([]pipeline.Part, error) {
-	var values []float32
+func (t *oipTensor) arrays(field string, want int) ([]pipeline.Part, error) {
+	n := len(t.raw) / 4
+	if t.raw == nil {
+		n = listed(t.Data)
+	}
+	if n != want {
+		return nil, fieldProblem(field, t.miscounted(want, n).Error())
+	}
+	values := make([]float32, 0, want)
 	if t.raw != nil {
 		if len(t.raw)%4 != 0 {
 			return nil, fieldProblem(field, "holds a part of a number")
 		}
-		values = make([]float32, len(t.raw)/4)
+		values = values[:want]
 		for i := range values {
 			values[i] = math.Float32frombits(binary.LittleEndian.Uint32(t.raw[4*i:]))
 		}
 	} else if err := json.Unmarshal(t.Data, &values); err != nil {
 		return nil, fieldProblem(field+".data", "is no flat list of numbers")
 	}
-	if err := t.count(len(values)); err != nil {
-		return nil, fieldProblem(field, err.Error())
+	if len(values) != want {
+		return nil, fieldProblem(field, t.miscounted(want, len(values)).Error())
 	}
 	shape := t.Shape
 	if len(shape) == 2 {

@@ -233,6 +233,9 @@ func TestOpenInference(t *testing.T) {
 	}
 	s.want(s.do("GET", "/v2/models/default/ready", nil), 200)
 	s.want(s.do("GET", "/v2/models/none/ready", nil), 404)
+	version := meta["versions"].([]any)[0].(string)
+	s.want(s.do("GET", "/v2/models/default/versions/"+version+"/ready", nil), 200)
+	s.want(s.do("GET", "/v2/models/default/versions/0123/ready", nil), 404)
 	js := s.want(s.post("/v2/models/default/infer", `{"id":"7","inputs":[{"name":"text","datatype":"BYTES","shape":[2],"data":["hello","worlds"]}],"outputs":[{"name":"pooled"}]}`), 200).json(t)
 	if js["id"] != "7" || js["model_name"] != "default" || js["model_name"] != meta["name"] {
 		t.Errorf("id %v, model_name %v of %v", js["id"], js["model_name"], meta["name"])
@@ -265,6 +268,10 @@ func TestOpenInference(t *testing.T) {
 		{`{"inputs":[{"name":"text","datatype":"BYTES","shape":[9223372036854775807,2],"data":["a"]}]}`, ""},
 		{`{"inputs":[{"name":"text","datatype":"INT8","shape":[1],"data":["a"]}]}`, ""},
 		{`{"inputs":[{"name":"array","datatype":"FP32","shape":[1,0,0],"data":[]}]}`, ""},
+		{`{"inputs":[{"name":"array","datatype":"FP32","shape":[1,2147483648,0],"data":[]}]}`, ""},
+		{`{"inputs":[{"name":"array","datatype":"FP32","shape":[2147483648,0,5],"data":[]}]}`, ""},
+		{`{"inputs":[{"name":"array","datatype":"FP32","shape":[1,2,1],"data":[1,2,3]}]}`, ""},
+		{`{"inputs":[{"name":"text","datatype":"BYTES","shape":[2],"data":["a\",\"b"]}]}`, ""},
 		{`{}`, "9999999"}, {`{}`, "-1"}, {`{}`, "x"},
 		{`{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":1e18}}]}`, "97"},
 		{head + "\xff\xff\xff\xff", fmt.Sprint(len(head))},
