@@ -226,16 +226,22 @@ func (m *nativeModel) reads(name, adapter string) bool {
 
 // Plan says what an item costs.
 func (m *nativeModel) Plan(ctx context.Context, it Item) (Plan, error) {
+	_, plan, err := m.planned(ctx, it)
+	return plan, err
+}
+
+// planned is the parts of an item and what they cost together.
+func (m *nativeModel) planned(ctx context.Context, it Item) ([]nativePart, Plan, error) {
 	parts, err := m.parts(ctx, it)
 	if err != nil {
-		return Plan{}, err
+		return nil, Plan{}, err
 	}
 	var plan Plan
 	rows := 0
 	for i, p := range parts {
-		n, flops, err := p.rows.plan(p.cost)
+		n, flops, held, err := p.rows.plan(p.cost)
 		if err != nil {
-			return Plan{}, err
+			return nil, Plan{}, err
 		}
 		if i == 0 {
 			plan.Cost = p.cost
@@ -244,11 +250,15 @@ func (m *nativeModel) Plan(ctx context.Context, it Item) (Plan, error) {
 			plan.DecodedBytes += p.cost.DecodedBytes
 		}
 		rows += n
+		plan.DecodedBytes += held
 		plan.FLOPs += flops
 	}
 	plan.Rows, plan.RowChannels = rows, m.config.RowChannels
+	if len(parts) > 1 {
+		plan.DecodedBytes += bytesOf(rows, m.config.RowChannels) // all after one another
+	}
 	plan.FLOPs += encoderFLOPs(m.encoderIs, rows, m.config.RowChannels)
-	return plan, nil
+	return parts, plan, nil
 }
 
 // pass is one item on its way through the model: everything lives in the arena.
@@ -258,6 +268,7 @@ type nativePass struct {
 	grid    []int
 	names   []string // modality of each part
 	plan    Plan
+	parts   []nativePart
 }
 
 // run reads an item and encodes it.
@@ -272,15 +283,11 @@ func (m *nativeModel) run(ctx context.Context, a *tensor.Arena, it Item) (*nativ
 
 // read makes the rows of an item.
 func (m *nativeModel) read(ctx context.Context, a *tensor.Arena, it Item) (*nativePass, error) {
-	plan, err := m.Plan(ctx, it)
+	parts, plan, err := m.planned(ctx, it)
 	if err != nil {
 		return nil, err
 	}
-	parts, err := m.parts(ctx, it)
-	if err != nil {
-		return nil, err
-	}
-	p := &nativePass{plan: plan}
+	p := &nativePass{plan: plan, parts: parts}
 	var pieces []tensor.Tensor
 	total := 0
 	for _, part := range parts {
@@ -418,7 +425,7 @@ func (m *nativeModel) Predict(ctx context.Context, it Item, opt PredictOptions) 
 			}
 			out.Heads = append(out.Heads, Head{Task: name, Classes: topClasses(logits.Row(0), opt.top(), labeler(h.Labels))})
 		case headMaskedBytes:
-			if err := m.fillMasks(ctx, a, it, p, h, opt.top(), out); err != nil {
+			if err := m.fillMasks(ctx, a, p, h, opt.top(), out); err != nil {
 				return nil, err
 			}
 		}
@@ -435,11 +442,11 @@ func (m *nativeModel) onlyText(names []string) bool {
 }
 
 // fillMasks answers the masked bytes of a text, when it has any.
-func (m *nativeModel) fillMasks(ctx context.Context, a *tensor.Arena, it Item, p *nativePass, h nativeOutput, top int, out *Prediction) error {
+func (m *nativeModel) fillMasks(ctx context.Context, a *tensor.Arena, p *nativePass, h nativeOutput, top int, out *Prediction) error {
 	if len(p.names) != 1 || !m.reads(p.names[0], "text") {
 		return nil
 	}
-	values, err := m.textIDs(ctx, it)
+	values, err := textIDs(ctx, p.parts[0])
 	if err != nil {
 		return err
 	}
@@ -470,12 +477,8 @@ func (m *nativeModel) fillMasks(ctx context.Context, a *tensor.Arena, it Item, p
 }
 
 // textIDs reads a text's ids through its adapter.
-func (m *nativeModel) textIDs(ctx context.Context, it Item) ([]int, error) {
-	parts, err := m.parts(ctx, it)
-	if err != nil {
-		return nil, err
-	}
-	arr, err := parts[0].rows.adapter.Adapt(ctx, parts[0].in)
+func textIDs(ctx context.Context, p nativePart) ([]int, error) {
+	arr, err := p.rows.adapter.Adapt(ctx, p.in)
 	if err != nil {
 		return nil, err
 	}

@@ -99,41 +99,51 @@ func (r *nativeRows) grid(m, c int) (h, w int, err error) {
 	return side, side, nil
 }
 
-// out is the grid of the rows that an h×w input becomes, and what that costs.
-func (r *nativeRows) out(h, w int) (oh, ow int, flops float64, err error) {
+// out is the grid of the rows that an h×w input becomes, what that costs, and the bytes that
+// the embedding and the layers between hold.
+func (r *nativeRows) out(h, w int) (oh, ow int, flops float64, held int64, err error) {
+	if r.embedding.Data != nil {
+		held += bytesOf(h*w, r.embedding.Cols())
+	}
 	for i, l := range r.stem {
 		h, w = l.conv.Size(h, w)
 		if h >= 1 && w >= 1 {
 			flops += 2 * float64(h) * float64(w) * float64(l.conv.In*l.conv.Out*l.conv.K[0]*l.conv.K[1])
+			held += bytesOf(h*w, l.conv.Out)
 		}
 		if p := l.MaxPool; p != nil {
 			h /= p[0]
 			if len(p) > 1 {
 				w /= p[1]
 			}
+			held += bytesOf(h*w, l.conv.Out)
 		}
 		if h < 1 || w < 1 {
-			return 0, 0, 0, media.Errorf(media.TooSmall, "pipeline: %s: nothing is left after layer %d of the stem", r.config.Adapter, i)
+			return 0, 0, 0, 0, media.Errorf(media.TooSmall, "pipeline: %s: nothing is left after layer %d of the stem", r.config.Adapter, i)
 		}
 	}
 	if n := r.learned.Rows(); r.learned.Data != nil && h > n {
-		return 0, 0, 0, media.Exceeds("pipeline: "+r.config.Adapter+": rows", float64(n), float64(h))
+		return 0, 0, 0, 0, media.Exceeds("pipeline: "+r.config.Adapter+": rows", float64(n), float64(h))
 	}
-	return h, w, flops, nil
+	return h, w, flops, held, nil
 }
 
-// plan is the rows that an adapter's cost becomes, and the stem's work.
-func (r *nativeRows) plan(c modality.Cost) (rows int, flops float64, err error) {
+// plan is the rows that an adapter's cost becomes, the stem's work, and the bytes held beside
+// the adapter's own: its values, the stem's and the rows.
+func (r *nativeRows) plan(c modality.Cost) (rows int, flops float64, held int64, err error) {
 	if v := float64(c.Rows) * float64(c.RowChannels); v > maxNativeValues {
-		return 0, 0, media.Exceeds("pipeline: "+r.config.Adapter+": values", maxNativeValues, v)
+		return 0, 0, 0, media.Exceeds("pipeline: "+r.config.Adapter+": values", maxNativeValues, v)
 	}
 	h, w, err := r.grid(c.Rows, c.RowChannels)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
-	h, w, flops, err = r.out(h, w)
-	return h * w, flops, err
+	h, w, flops, held, err = r.out(h, w)
+	return h * w, flops, held + bytesOf(c.Rows, c.RowChannels) + bytesOf(h*w, r.width), err
 }
+
+// bytesOf is what m×c float32 values hold.
+func bytesOf(m, c int) int64 { return 4 * int64(m) * int64(c) }
 
 // adapt opens an input and returns its rows, M×width scratch, the grid they lie on and what
 // was found.
@@ -163,7 +173,7 @@ func (r *nativeRows) rows(a *tensor.Arena, values tensor.Tensor) (tensor.Tensor,
 	if err != nil {
 		return values, nil, err
 	}
-	oh, ow, _, err := r.out(h, w)
+	oh, ow, _, _, err := r.out(h, w)
 	if err != nil {
 		return values, nil, err
 	}

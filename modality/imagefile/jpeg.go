@@ -2,6 +2,7 @@ package imagefile
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"image"
 	"image/jpeg"
@@ -219,9 +220,9 @@ func skipScan(r *bufio.Reader) (end bool, err error) {
 // discardPlain drops buffered bytes up to the next 0xFF.
 func discardPlain(r *bufio.Reader) error {
 	p, _ := r.Peek(r.Buffered())
-	i := 0
-	for i < len(p) && p[i] != 0xFF {
-		i++
+	i := bytes.IndexByte(p, 0xFF)
+	if i < 0 {
+		i = len(p)
 	}
 	_, err := r.Discard(i)
 	return err
