@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -136,25 +137,114 @@ type chatRequest struct {
 	Stream      bool          `json:"stream"`
 	StreamOpts  streamOptions `json:"stream_options"`
 	MaxTokens   int           `json:"max_tokens"`
-	MaxNew      int           `json:"max_completion_tokens"`
+	MaxNew      int           `json:"max_completion_tokens"` // the newer name; it wins
 	Temperature *float64      `json:"temperature"`
 	TopP        *float64      `json:"top_p"`
 	TopK        int           `json:"top_k"`
-	Seed        uint64        `json:"seed"`
+	Seed        int64         `json:"seed"`
 	Stop        stringList    `json:"stop"`
-	N           int           `json:"n"`
-	User        string        `json:"user"`
+
+	// What clients send as a matter of course and what this server cannot do: taken while it asks
+	// for nothing (see unmet).
+	N               int                `json:"n"`
+	Presence        float64            `json:"presence_penalty"`
+	Frequency       float64            `json:"frequency_penalty"`
+	LogitBias       map[string]float64 `json:"logit_bias"`
+	Logprobs        bool               `json:"logprobs"`
+	TopLogprobs     int                `json:"top_logprobs"`
+	ResponseFormat  chatFormat         `json:"response_format"`
+	Tools           []json.RawMessage  `json:"tools"`
+	ToolChoice      any                `json:"tool_choice"`
+	Functions       []json.RawMessage  `json:"functions"`
+	FunctionCall    any                `json:"function_call"`
+	Modalities      []string           `json:"modalities"`
+	Audio           any                `json:"audio"`
+	WebSearch       any                `json:"web_search_options"`
+	ReasoningEffort string             `json:"reasoning_effort"`
+	Verbosity       string             `json:"verbosity"`
+
+	// What changes no text: taken and left alone.
+	User              string          `json:"user"`
+	SafetyIdentifier  string          `json:"safety_identifier"`
+	PromptCacheKey    string          `json:"prompt_cache_key"`
+	PromptCacheKept   string          `json:"prompt_cache_retention"`
+	Prediction        json.RawMessage `json:"prediction"`
+	Store             bool            `json:"store"`
+	Metadata          json.RawMessage `json:"metadata"`
+	ServiceTier       string          `json:"service_tier"`
+	ParallelToolCalls bool            `json:"parallel_tool_calls"`
+}
+
+// chatFormat is what the text should be; only the type "text" is had.
+type chatFormat struct {
+	Type   string          `json:"type"`
+	Schema json.RawMessage `json:"json_schema"`
 }
 
 // streamOptions says what a stream tells besides the text.
 type streamOptions struct {
-	IncludeUsage bool `json:"include_usage"` // a last piece with the number of tokens
+	IncludeUsage       bool `json:"include_usage"`       // a last piece with the number of tokens
+	IncludeObfuscation bool `json:"include_obfuscation"` // padding against eavesdroppers; none is sent
 }
 
+// chatMessage is one message. An answer of the server, sent back, has the fields after the name.
 type chatMessage struct {
 	Role    string          `json:"role"`
 	Content json.RawMessage `json:"content"`
 	Name    string          `json:"name"`
+
+	Refusal      *string           `json:"refusal"`
+	Annotations  []json.RawMessage `json:"annotations"`
+	Audio        any               `json:"audio"`
+	ToolCalls    []json.RawMessage `json:"tool_calls"`
+	ToolCallID   *string           `json:"tool_call_id"`
+	FunctionCall any               `json:"function_call"`
+}
+
+// chatRoles are whose messages a prompt is made of; tools have none here.
+var chatRoles = []string{"system", "developer", "user", "assistant"}
+
+// unmet names the first field that asks for what the server's language models do not do. Leaving
+// it out unsaid would answer another question.
+func (c *chatRequest) unmet() error {
+	type ask struct {
+		field string
+		made  bool
+	}
+	none := func(choice any) bool { return choice == nil || choice == "none" || choice == "auto" }
+	asks := []ask{
+		{"n", c.N < 0 || c.N > 1},
+		{"presence_penalty", c.Presence != 0},
+		{"frequency_penalty", c.Frequency != 0},
+		{"logit_bias", len(c.LogitBias) > 0},
+		{"logprobs", c.Logprobs},
+		{"top_logprobs", c.TopLogprobs != 0},
+		{"response_format", c.ResponseFormat.Type != "" && c.ResponseFormat.Type != "text"},
+		{"tools", len(c.Tools) > 0},
+		{"tool_choice", !none(c.ToolChoice)},
+		{"functions", len(c.Functions) > 0},
+		{"function_call", !none(c.FunctionCall)},
+		{"modalities", len(c.Modalities) > 1 || len(c.Modalities) == 1 && c.Modalities[0] != "text"},
+		{"audio", c.Audio != nil},
+		{"web_search_options", c.WebSearch != nil},
+		{"reasoning_effort", c.ReasoningEffort != "" && c.ReasoningEffort != "none"},
+		{"verbosity", c.Verbosity != "" && c.Verbosity != "medium"},
+	}
+	for i, m := range c.Messages {
+		at := func(field string) string { return fmt.Sprintf("messages[%d].%s", i, field) }
+		asks = append(asks,
+			ask{at("role"), !slices.Contains(chatRoles, m.Role)},
+			ask{at("tool_calls"), len(m.ToolCalls) > 0},
+			ask{at("tool_call_id"), m.ToolCallID != nil},
+			ask{at("function_call"), m.FunctionCall != nil},
+			ask{at("audio"), m.Audio != nil})
+	}
+	for _, a := range asks {
+		if a.made {
+			return fieldProblem(a.field, "asks for what the language models of this server do not do")
+		}
+	}
+	return nil
 }
 
 // imageMark stands in a prompt's text where a medium goes.
@@ -200,14 +290,14 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeJSON(r.Body, &req); err != nil {
 		return err
 	}
-	if req.N > 1 {
-		return fieldProblem("n", "is above 1")
+	if err := req.unmet(); err != nil {
+		return err
 	}
 	p, err := s.prompt(&req)
 	if err != nil {
 		return err
 	}
-	opt := pipeline.GenerateOptions{MaxTokens: max(req.MaxTokens, req.MaxNew), Seed: req.Seed, Stop: req.Stop, TopK: req.TopK, Temperature: 1}
+	opt := pipeline.GenerateOptions{MaxTokens: or(req.MaxNew, req.MaxTokens), Seed: uint64(req.Seed), Stop: req.Stop, TopK: req.TopK, Temperature: 1}
 	if req.Temperature != nil {
 		opt.Temperature = *req.Temperature
 	}
@@ -215,7 +305,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 		opt.TopP = *req.TopP
 	}
 	id := "chatcmpl-" + requestIDOf(r.Context())
-	begun := time.Now().Unix()
+	begun, first := time.Now().Unix(), true
 	chunk := func(model string, delta any, reason any) map[string]any {
 		return map[string]any{
 			"id": id, "object": "chat.completion.chunk", "created": begun, "model": model,
@@ -225,8 +315,12 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 	usage := func(g *pipeline.Generation) map[string]int {
 		return map[string]int{"prompt_tokens": g.PromptTokens, "completion_tokens": g.Tokens, "total_tokens": g.PromptTokens + g.Tokens}
 	}
+	length := "max_tokens"
+	if req.MaxNew != 0 {
+		length = "max_completion_tokens"
+	}
 	return s.generating(w, r, req.Model, p, opt, generationWriter{
-		stream: req.Stream,
+		stream: req.Stream, length: length,
 		after: func(model string, g *pipeline.Generation) any {
 			if !req.StreamOpts.IncludeUsage {
 				return nil
@@ -236,7 +330,11 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 			return end
 		},
 		piece: func(model, text string) any {
-			return chunk(model, map[string]string{"role": "assistant", "content": text}, nil)
+			delta := map[string]string{"content": text}
+			if first { // clients join the deltas of a field, so the role comes once
+				delta["role"], first = "assistant", false
+			}
+			return chunk(model, delta, nil)
 		},
 		last: func(model string, g *pipeline.Generation) any {
 			return chunk(model, map[string]string{}, g.Stop)
@@ -286,16 +384,17 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) error {
 		MaxTokens: req.MaxTokens, Temperature: req.Temperature, TopK: req.TopK, TopP: req.TopP, Seed: req.Seed, Stop: req.Stop,
 	}
 	return s.generating(w, r, req.Model, p, opt, generationWriter{
-		stream: req.Stream == nil || *req.Stream,
-		piece:  func(_, text string) any { return map[string]string{"text": text} },
-		last:   func(_ string, g *pipeline.Generation) any { return g },
-		whole:  func(_ string, g *pipeline.Generation) any { return g },
+		stream: req.Stream == nil || *req.Stream, length: "max_tokens",
+		piece: func(_, text string) any { return map[string]string{"text": text} },
+		last:  func(_ string, g *pipeline.Generation) any { return g },
+		whole: func(_ string, g *pipeline.Generation) any { return g },
 	})
 }
 
 // generationWriter words a generation for one dialect.
 type generationWriter struct {
 	stream bool
+	length string // the field that bounds the tokens
 	piece  func(model, text string) any
 	last   func(model string, g *pipeline.Generation) any
 	after  func(model string, g *pipeline.Generation) any // a piece after the last; nil func or value: none
@@ -304,8 +403,15 @@ type generationWriter struct {
 
 // generating runs a conditioned language model and sends what it says.
 func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string, p pipeline.Prompt, opt pipeline.GenerateOptions, out generationWriter) error {
-	if opt.Temperature < 0 || opt.TopP < 0 || opt.TopP > 1 || opt.TopK < 0 || opt.MaxTokens < 0 || opt.MaxTokens > maxGenerated {
-		return fieldProblem("temperature, top_p, top_k or max_tokens", fmt.Sprintf("is out of range (max_tokens at most %d)", maxGenerated))
+	switch {
+	case opt.Temperature < 0:
+		return fieldProblem("temperature", fmt.Sprintf("is %g; want 0 or more", opt.Temperature))
+	case opt.TopP < 0 || opt.TopP > 1:
+		return fieldProblem("top_p", fmt.Sprintf("is %g; want 0 to 1", opt.TopP))
+	case opt.TopK < 0:
+		return fieldProblem("top_k", fmt.Sprintf("is %d; want 0 or more", opt.TopK))
+	case opt.MaxTokens < 0 || opt.MaxTokens > maxGenerated:
+		return fieldProblem(out.length, fmt.Sprintf("is %d; want 0 to %d", opt.MaxTokens, maxGenerated))
 	}
 	name, err := s.model(model)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -112,8 +113,18 @@ func decodeJSON(r io.Reader, v any) error {
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		var p *Problem
+		var kind *json.UnmarshalTypeError
 		if ok := asType(err, &p); ok {
 			return p
+		}
+		if asType(err, &kind) {
+			return wrongType(kind)
+		}
+		if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+			if bare, err := strconv.Unquote(name); err == nil {
+				name = bare
+			}
+			return fieldProblem(name, "is not a field of this request")
 		}
 		if strings.HasPrefix(err.Error(), "json:") {
 			return problem(codeBadRequest, strings.TrimPrefix(err.Error(), "json: "))
@@ -124,6 +135,29 @@ func decodeJSON(r io.Reader, v any) error {
 		return problem(codeBadRequest, "more than one JSON value in the body")
 	}
 	return nil
+}
+
+// wrongType says which field holds what it should not, in JSON's words and not in Go's.
+func wrongType(e *json.UnmarshalTypeError) *Problem {
+	want := "an object"
+	switch e.Type.Kind() {
+	case reflect.String:
+		want = "a string"
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Slice, reflect.Array:
+		want = "a list"
+	case reflect.Float32, reflect.Float64:
+		want = "a number"
+	case reflect.Int, reflect.Int64:
+		want = "a whole number"
+	case reflect.Uint64:
+		want = "a whole number of 0 or more"
+	}
+	if e.Field == "" {
+		return problem(codeBadRequest, "the body is a JSON "+e.Value+"; want "+want)
+	}
+	return fieldProblem(e.Field, "holds a JSON "+e.Value+"; want "+want)
 }
 
 // parseWork reads a request of the native routes from any of its three forms: JSON, multipart
