@@ -72,3 +72,6 @@ func (r *Room) Enter(ctx context.Context, n, size int64) (func(), error) {
 
 // Kept is the bytes of all answers on their way out.
 func Kept(s *Server) int64 { return s.kept.Load() }
+
+// RequestSize is the bytes of a request, negative when they cannot be told.
+func RequestSize(b []byte) int64 { return requestSize(b) }

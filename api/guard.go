@@ -29,9 +29,7 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
-		id := requestID(r)
-		w.Header().Set("X-Request-Id", id)
-		w.Header().Set("X-Content-Type-Options", "nosniff")
+		id := head(w, r)
 		if s.draining.Load() {
 			w.Header().Set("Connection", "close") // so that no client sends on a connection that is about to close
 		}
@@ -44,8 +42,7 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 		if err == nil && rt.admits() {
 			var full *Saturated
 			if place, err = s.queue.Reserve(); errors.As(err, &full) {
-				s.shed(w, r, rt, id, full)
-				s.metrics.request(label, r.Method, http.StatusServiceUnavailable, time.Since(begin))
+				s.shed(w, r, rt, id, full, begin)
 				return
 			}
 			defer place.Close()
@@ -75,6 +72,14 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 			panic(http.ErrAbortHandler)
 		}
 	}
+}
+
+// head sets what the header of every answer holds, and returns the request's id.
+func head(w http.ResponseWriter, r *http.Request) (id string) {
+	id = requestID(r)
+	w.Header().Set("X-Request-Id", id)
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	return id
 }
 
 // admit asks for a key. A server without keys trusts this machine alone, so a browser on it must
@@ -155,12 +160,13 @@ func (s *Server) limitBody(w http.ResponseWriter, r *http.Request, rt route) (*p
 
 // shed answers a request that found the queue full, before its body is read and before anything
 // is done for it: refusing must stay far cheaper than serving.
-func (s *Server) shed(w http.ResponseWriter, r *http.Request, rt route, id string, full *Saturated) {
+func (s *Server) shed(w http.ResponseWriter, r *http.Request, rt route, id string, full *Saturated, begin time.Time) {
 	p := full.problem()
 	p.Instance, p.RequestID = r.URL.Path, id
 	s.metrics.problem(p.Code)
 	s.shedding.note(s.Log, full)
 	p.write(w, rt.errors)
+	s.metrics.request(rt.path, r.Method, p.Status, time.Since(begin))
 }
 
 // shedLog writes one line a second for all requests that are shed.

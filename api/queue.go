@@ -92,6 +92,17 @@ func (q *Queue) Reserve() (*Place, error) {
 	return p, nil
 }
 
+// full is the refusal that Reserve would answer with now, nil when it would not.
+func (q *Queue) full() *Saturated {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lapse()
+	if q.fits(q.typical, 0) {
+		return nil
+	}
+	return q.saturated(q.typical)
+}
+
 // lapse empties places that have waited too long. The lock is held.
 func (q *Queue) lapse() {
 	now := q.clock()

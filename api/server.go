@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,7 @@ type Server struct {
 	held     atomic.Int64 // bytes of bodies and of media fetched
 	kept     atomic.Int64 // bytes of tensors on their way out
 	shedding shedLog
+	early    map[string]route // what is refused early: routes with a queue and a fixed path, by "METHOD path"
 	handler  http.Handler
 	admin    http.Handler
 }
@@ -90,6 +92,12 @@ func (s *Server) prepare() {
 		s.queue = &Queue{Capacity: s.Capacity, Wait: s.Wait, Slots: or(s.Slots, 1)}
 		s.metrics = newMetrics(s)
 		public, admin := s.doors()
+		s.early = map[string]route{}
+		for _, rt := range public {
+			if rt.admits() && !strings.Contains(rt.path, "{") {
+				s.early[rt.method+" "+rt.path] = rt
+			}
+		}
 		s.handler, s.admin = s.router(public), s.router(admin)
 	})
 }

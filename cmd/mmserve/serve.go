@@ -251,6 +251,9 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if d.cert.Load() == nil {
+		ln = d.server.Listener(ln)
+	}
 	failed := make(chan error, 2)
 	var wg sync.WaitGroup
 	defer wg.Wait()
