@@ -8,6 +8,7 @@ import (
 	"net/http/pprof"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mmserve/mmserve/pipeline"
@@ -20,56 +21,74 @@ const (
 	canaryLimit = 10 * time.Second // of one try, queueing included
 )
 
-// canary remembers the last time a real request through the real path succeeded.
+// canary remembers how the real path did.
 type canary struct {
-	mu   sync.Mutex
-	last time.Time
-	err  error
+	mu    sync.Mutex
+	last  time.Time    // of the last success
+	err   error        // of the last try
+	tried bool         // a try has ended
+	told  error        // what the log said last
+	pulse atomic.Int64 // nanoseconds: when a request's pass last began, or ended a layer
 }
 
-// note keeps an outcome and reports whether it is another than the one before.
-func (c *canary) note(err error) (changed bool) {
+// note keeps the outcome of a try.
+func (c *canary) note(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	changed = fmt.Sprint(err) != fmt.Sprint(c.err)
-	c.err = err
+	c.err, c.tried = err, true
 	if err == nil {
 		c.last = time.Now()
 	}
-	return changed
-}
-
-func (c *canary) state() (time.Time, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.last, c.err
 }
 
 // Watch keeps /readyz honest: it encodes a small input through the queue and the default
-// model again and again until ctx ends. The log says why it fails, once a reason, and when it
-// works again. Without a default model nothing is tried.
+// model again and again until ctx ends. The log says why the server is not ready, once a reason,
+// and when it is again. Without a default model nothing is tried.
 func (s *Server) Watch(ctx context.Context) {
 	s.prepare()
 	tick := time.NewTicker(canaryEvery)
 	defer tick.Stop()
+	var trying atomic.Bool
 	for {
-		var full *Saturated
-		err := s.probe(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if !errors.As(err, &full) && s.canary.note(err) { // a full queue says nothing about the model
-			if err != nil {
-				s.Log.Error("not ready", "error", err.Error())
-			} else {
-				s.Log.Info("ready again")
-			}
+		if trying.CompareAndSwap(false, true) {
+			go func() { // one that hangs must not keep the log from saying so
+				defer trying.Store(false)
+				s.try(ctx)
+			}()
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			s.tell()
 		}
+	}
+}
+
+// errNoTurn says nothing about the model: the queue is full.
+var errNoTurn = errors.New("api: no turn for the canary")
+
+// try runs one canary and keeps its outcome.
+func (s *Server) try(ctx context.Context) {
+	if err := s.probe(ctx); ctx.Err() == nil && !errors.Is(err, errNoTurn) {
+		s.canary.note(err)
+		s.tell()
+	}
+}
+
+// tell logs what has changed since it was last told.
+func (s *Server) tell() {
+	err := s.able()
+	c := &s.canary
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.tried || fmt.Sprint(err) == fmt.Sprint(c.told) {
+		return
+	}
+	if c.told = err; err != nil {
+		s.Log.Error("not ready", "error", err.Error())
+	} else {
+		s.Log.Info("ready again")
 	}
 }
 
@@ -97,7 +116,7 @@ func (s *Server) probe(ctx context.Context) (err error) {
 	}
 	leave, err := s.queue.Enter(ctx, 0)
 	if err != nil {
-		return err
+		return errNoTurn
 	}
 	defer leave()
 	_, err = m.Encode(ctx, it, pipeline.EncodeOptions{Outputs: []string{pipeline.OutputPooled}})
@@ -114,14 +133,38 @@ func (s *Server) ready() error {
 	if s.draining.Load() {
 		return problem(codeDraining, "the server is shutting down")
 	}
-	last, err := s.canary.state()
+	return s.able()
+}
+
+// able reports why the models cannot be trusted to answer, nil when they can.
+func (s *Server) able() error {
+	c := &s.canary
+	c.mu.Lock()
+	last, err := c.last, c.err
+	c.mu.Unlock()
 	if err != nil {
-		return problem(codeDraining, "the last canary failed")
+		return fmt.Errorf("%w: %w", problem(codeDraining, "the last canary failed"), err)
 	}
-	if busy := s.queue.Load().Running > 0; time.Since(last) > canaryAge && !busy {
-		return problem(codeDraining, fmt.Sprintf("no canary has passed in the last %.0f s", canaryAge.Seconds()))
+	if time.Since(last) > canaryAge && !s.moves() {
+		return problem(codeDraining, fmt.Sprintf("no canary has passed in the last %.0f s, and no pass has moved", canaryAge.Seconds()))
 	}
 	return nil
+}
+
+// moving notes that a pass of a request begins, and returns a context that notes its every layer.
+func (s *Server) moving(ctx context.Context) context.Context {
+	s.alive()
+	return pipeline.WithProgress(ctx, func(string, int, int) { s.alive() })
+}
+
+func (s *Server) alive() { s.canary.pulse.Store(time.Now().UnixNano()) }
+
+// moves reports whether passes are under way that keep the canary from its turn: one has moved in
+// the age a canary may have, or in the time that all that is admitted is planned to take.
+func (s *Server) moves() bool {
+	load := s.queue.Load()
+	planned := time.Duration(min(load.Admitted/or(load.Rate, assumedRate), s.deadline().Seconds()) * float64(time.Second))
+	return load.Running > 0 && time.Since(time.Unix(0, s.canary.pulse.Load())) <= max(canaryAge, planned)
 }
 
 // readyz answers whether a canary has passed recently and the server is not shutting down.

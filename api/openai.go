@@ -448,15 +448,19 @@ func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string
 		return err
 	}
 	defer free()
+	ctx := s.moving(r.Context())
 	if !out.stream {
-		res, err := g.Generate(r.Context(), p, opt, nil)
+		res, err := g.Generate(ctx, p, opt, func(string) error { s.alive(); return nil })
 		if err != nil {
 			return err
 		}
 		return writeJSON(w, out.whole(name, res))
 	}
 	ev := events{w: w}
-	res, err := g.Generate(r.Context(), p, opt, func(text string) error { return ev.send(out.piece(name, text)) })
+	res, err := g.Generate(ctx, p, opt, func(text string) error {
+		s.alive()
+		return ev.send(out.piece(name, text))
+	})
 	if err != nil {
 		return err
 	}

@@ -119,7 +119,7 @@ func (s *Server) one(j *job, it pipeline.Item, r *result, run func(context.Conte
 	s.metrics.work(modelOf(j.req.Model), r.plan)
 	stop = stage(j.ctx, "model")
 	defer stop()
-	if err := run(j.ctx, it, r); err != nil {
+	if err := run(s.moving(j.ctx), it, r); err != nil {
 		return err
 	}
 	return s.ledgerOf(j.ctx).keep(r.bytes())

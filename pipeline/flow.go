@@ -70,7 +70,7 @@ func (f flowTiles) run(ctx context.Context, a, b frame, net func(first, second t
 			times := float32(count(ys, y) * count(xs, x))
 			f.add(sum, weight, out, y, x, times)
 			done++
-			report(ctx, "tiles", done, distinct(ys)*distinct(xs))
+			Report(ctx, "tiles", done, distinct(ys)*distinct(xs))
 		}
 	}
 	for i, w := range weight {

@@ -239,7 +239,7 @@ func (m *multimodalModel) reconstruct(ctx context.Context, a *tensor.Arena, x te
 	c := m.net.Config
 	frames, sound := tensor.New(len(points.Image), 3), tensor.New(len(points.Audio)*c.SamplesPerPatch)
 	for i := range autoencoderChunks {
-		report(ctx, "chunks", i, autoencoderChunks)
+		Report(ctx, "chunks", i, autoencoderChunks)
 		share := func(n int) (int, int) { return i * n / autoencoderChunks, (i + 1) * n / autoencoderChunks }
 		i0, i1 := share(len(points.Image))
 		a0, a1 := share(len(points.Audio))

@@ -17,8 +17,10 @@ func WithProgress(ctx context.Context, p Progress) context.Context {
 	return perceiver.WithProgress(context.WithValue(ctx, progressKey{}, p), p)
 }
 
-// report tells the context's Progress of the pipeline's own steps.
-func report(ctx context.Context, unit string, done, total int) {
+// Report tells the context's Progress that a piece of work has come to done of total units. The
+// networks here do so at every layer; a Model of one's own that runs for seconds should, or a server
+// takes it for stuck.
+func Report(ctx context.Context, unit string, done, total int) {
 	if p, ok := ctx.Value(progressKey{}).(Progress); ok {
 		p(unit, done, total)
 	}
