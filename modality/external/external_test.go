@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,9 @@ func TestMain(m *testing.M) {
 func frame(header string, data ...byte) {
 	os.Stdout.Write(append(append(binary.LittleEndian.AppendUint32(nil, uint32(len(header))), header...), data...))
 }
+
+// stuck hangs whatever becomes of the input.
+var stuck func() error
 
 // play is a good plug-in, or one with a fault in everything but its info.
 func play(fault string) error {
@@ -78,6 +82,8 @@ func play(fault string) error {
 		frame(`{"rows": 1, "channels": 2, "bytes": 99999999999}`)
 	case "code":
 		frame(`{"error": {"code": "oops", "detail": "d"}}`)
+	case "stuck":
+		return stuck()
 	}
 	_, err := io.Copy(io.Discard, os.Stdin) // hang until the input ends
 	return err
@@ -180,6 +186,35 @@ func TestHang(t *testing.T) {
 	defer cancel()
 	if _, err := external.Start(ctx, os.Args[0], "plug-in", "mute"); err == nil {
 		t.Error("a mute program is a plug-in")
+	}
+}
+
+// TestCrowd: however many ask at once, few processes run; who finds all at work waits for a turn.
+func TestCrowd(t *testing.T) {
+	p := start(t, "hang")
+	a := open(t, p)
+	ctx, cancel := context.WithCancel(t.Context())
+	const crowd = 64
+	done := make(chan error, crowd)
+	for range crowd {
+		go func() {
+			_, err := a.Adapt(ctx, media.Bytes("x", []byte("abc")))
+			done <- err
+		}()
+	}
+	for !external.Crowded(p) {
+		runtime.Gosched()
+	}
+	in := media.Bytes("x", []byte("abc"))
+	in.Limits.Time = 10 * time.Millisecond
+	if _, err := a.Adapt(t.Context(), in); media.CodeOf(err) != media.TimedOut || !strings.Contains(err.Error(), "processes are at work") {
+		t.Errorf("with all at work: %v", err)
+	}
+	cancel()
+	for range crowd {
+		if err := <-done; media.CodeOf(err) != media.Canceled {
+			t.Errorf("%v, want %s", err, media.Canceled)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -32,12 +33,14 @@ const (
 )
 
 // Plugin is a program that is a modality. Its processes start when they are needed, one a
-// request under way, and are kept for the next; one that crashes, answers nonsense or overruns
-// its time is killed and costs that request alone. After failures in a row the plug-in rests
-// before it is tried again. It is safe for concurrent use.
+// request under way, as many as there are processors at most (4 at least), and are kept for the
+// next; one that crashes, answers nonsense or overruns its time is killed, with what it has
+// started, and costs that request alone. After failures in a row the plug-in rests before it is
+// tried again. It is safe for concurrent use.
 type Plugin struct {
 	command []string
 	info    modality.Info
+	turns   chan struct{} // holds one value a process at work
 
 	mu       sync.Mutex
 	idle     []*process
@@ -52,12 +55,13 @@ type process struct {
 	in     io.WriteCloser
 	out    *bufio.Reader
 	stderr *tail
+	kill   func() // ends it and every exchange with it; once
 }
 
 // Start runs a program with its arguments and asks what it is. The environment it gets is PATH,
 // HOME, TMPDIR and the language settings, nothing else.
 func Start(ctx context.Context, command ...string) (*Plugin, error) {
-	p := &Plugin{command: command}
+	p := &Plugin{command: command, turns: make(chan struct{}, max(maxIdle, runtime.GOMAXPROCS(0)))}
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	a, _, err := p.ask(ctx, request{Op: "info"}, nil, 0)
@@ -269,13 +273,19 @@ func (p *Plugin) errorf(format string, args ...any) error {
 // ask sends one request with the bytes of body and returns the answer with its bytes, at most
 // most of them. The process is killed when ctx ends first.
 func (p *Plugin) ask(ctx context.Context, q request, body io.Reader, most int64) (answer, []byte, error) {
+	select {
+	case p.turns <- struct{}{}:
+		defer func() { <-p.turns }()
+	case <-ctx.Done():
+		return answer{}, nil, media.Wrap(ctx.Err(), media.TimedOut, fmt.Sprintf("plug-in %s: all its %d processes are at work", p.info.Name, cap(p.turns)))
+	}
 	c, err := p.take()
 	if err != nil {
 		return answer{}, nil, err
 	}
-	kill := context.AfterFunc(ctx, func() { c.cmd.Process.Kill() })
+	keep := context.AfterFunc(ctx, c.kill)
 	a, raw, err := c.ask(q, body, most)
-	ended := !kill()
+	ended := !keep()
 	switch {
 	case err == nil && !ended:
 		p.give(c)
@@ -305,6 +315,18 @@ func (p *Plugin) ask(ctx context.Context, q request, body io.Reader, most int64)
 
 // take returns an idle process or starts one.
 func (p *Plugin) take() (*process, error) {
+	if c, err := p.takeIdle(); c != nil || err != nil {
+		return c, err
+	}
+	c, err := start(p.command)
+	if err != nil {
+		return nil, p.errorf("%v", err)
+	}
+	return c, nil
+}
+
+// takeIdle returns an idle process, nil when there is none.
+func (p *Plugin) takeIdle() (*process, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -313,15 +335,12 @@ func (p *Plugin) take() (*process, error) {
 	if wait := time.Until(p.rest); p.failures > 1 && wait > 0 {
 		return nil, p.errorf("failed %d times in a row; tried again in %v", p.failures, wait.Round(time.Millisecond))
 	}
-	if n := len(p.idle); n > 0 {
-		c := p.idle[n-1]
-		p.idle = p.idle[:n-1]
-		return c, nil
+	n := len(p.idle)
+	if n == 0 {
+		return nil, nil
 	}
-	c, err := start(p.command)
-	if err != nil {
-		return nil, p.errorf("%v", err)
-	}
+	c := p.idle[n-1]
+	p.idle = p.idle[:n-1]
 	return c, nil
 }
 
@@ -373,6 +392,7 @@ func start(command []string) (*process, error) {
 	}
 	c.cmd.Stderr = c.stderr
 	c.cmd.WaitDelay = time.Second // a grandchild that holds standard error does not hold us
+	alone(c.cmd)
 	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -382,6 +402,11 @@ func start(command []string) (*process, error) {
 		return nil, err
 	}
 	c.out = bufio.NewReader(out)
+	c.kill = sync.OnceFunc(func() {
+		killAll(c.cmd.Process)
+		c.in.Close() // a grandchild that lives on would hold the pipes open
+		out.Close()
+	})
 	return c, c.cmd.Start()
 }
 
@@ -413,7 +438,7 @@ func (c *process) ask(q request, body io.Reader, most int64) (answer, []byte, er
 		err = errors.New("it ended before its answer did")
 	}
 	if err != nil {
-		c.cmd.Process.Kill() // so that the sender ends too
+		c.kill() // so that the sender ends too
 	}
 	if broken := <-sent; err == nil && broken != nil {
 		err = broken
@@ -421,10 +446,9 @@ func (c *process) ask(q request, body io.Reader, most int64) (answer, []byte, er
 	return a, raw, err
 }
 
-// stop ends the process: its input closes, and it is killed if it is still there.
+// stop kills the process and waits for its end.
 func (c *process) stop() {
-	c.in.Close()
-	c.cmd.Process.Kill()
+	c.kill()
 	c.cmd.Wait() //nolint:errcheck // how a killed process ended tells nothing
 }
 
