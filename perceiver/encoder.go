@@ -2,6 +2,7 @@ package perceiver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -115,11 +116,14 @@ func (e *Encoder) tower(ctx context.Context, a *tensor.Arena, x tensor.Tensor) e
 	return step(ctx, "latents", total, total)
 }
 
+// ErrNotFinite is wrapped by errors about stages that held NaN or an infinity.
+var ErrNotFinite = errors.New("result is not finite")
+
 // finite returns an error naming the stage when x holds NaN or an infinity.
 func finite(stage string, x tensor.Tensor) error {
 	for i, v := range x.Data {
 		if math.Float32bits(v)&0x7f800000 == 0x7f800000 {
-			return fmt.Errorf("perceiver: stage %s: value %d is %v", stage, i, v)
+			return fmt.Errorf("perceiver: stage %s: value %d is %v: %w", stage, i, v, ErrNotFinite)
 		}
 	}
 	return nil

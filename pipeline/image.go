@@ -33,6 +33,7 @@ func openImage(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model, 
 	m := &imageModel{net: net.(*perceiver.ImageClassifier), perceiverCase: perceiverCase{net}}
 	m.describe(d, m.net.Config, opt)
 	m.info.Task, m.info.Modalities = "image_classification", []string{"image"}
+	m.info.Decodes, m.info.QueryDim = classDecodes, m.net.Decoder().QueryDim()
 	if m.processor, err = readProcessor(d); err != nil {
 		return nil, err
 	}
@@ -153,6 +154,17 @@ func (m *imageModel) Predict(ctx context.Context, it Item, opt PredictOptions) (
 	p := &Prediction{Task: m.info.Task, Plan: plan, Notes: plan.Notes, Logits: logits.At(0).Clone()}
 	p.Classes = topClasses(p.Logits.Data, opt.top(), labeler(m.net.Config.Labels))
 	return p, nil
+}
+
+// PlanDecode says what naming classes from latents costs.
+func (m *imageModel) PlanDecode(_ context.Context, it Item, opt DecodeOptions) (Plan, error) {
+	plan, _, err := m.planClasses(it, opt, m.net.Config)
+	return plan, err
+}
+
+// Decode names classes from latents.
+func (m *imageModel) Decode(ctx context.Context, it Item, opt DecodeOptions) (*Decoding, error) {
+	return m.decodeClasses(ctx, it, opt, m.net.Config, classifier{m.net.Decoder(), m.net.Decode})
 }
 
 // picture decodes a part as an RGB picture, alpha dropped as the published processors do.

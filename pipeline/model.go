@@ -60,9 +60,13 @@ type Info struct {
 	SoftTokens   int `json:"soft_tokens,omitempty"`
 	SoftTokenDim int `json:"soft_token_dim,omitempty"`
 	// SoftTokenKind is "soft_tokens" or "cross_attention" (see resampler).
-	SoftTokenKind string   `json:"soft_token_kind,omitempty"`
-	Labels        []string `json:"labels,omitempty"`
-	FLOPs         float64  `json:"flops,omitempty"` // of one forward of typical size
+	SoftTokenKind string `json:"soft_token_kind,omitempty"`
+	// Decodes are the values of DecodeOptions.Outputs that a LatentDecoder knows, and QueryDim the
+	// width E of the queries that it answers, zero for none.
+	Decodes  []string `json:"decodes,omitempty"`
+	QueryDim int      `json:"query_dim,omitempty"`
+	Labels   []string `json:"labels,omitempty"`
+	FLOPs    float64  `json:"flops,omitempty"` // of one forward of typical size
 	// Precision says how far DType's answers are from float32's, where that was measured.
 	Precision string `json:"precision,omitempty"`
 }
@@ -71,6 +75,8 @@ type Info struct {
 type Item struct {
 	ID    string
 	Parts []Part
+	// Latents, N×D, are what an encoder made of the item earlier; only LatentDecoder reads them.
+	Latents tensor.Tensor
 }
 
 // Part is one medium of an item.

@@ -34,6 +34,7 @@ func openMultimodal(_ context.Context, d *Dir, s weights.Scope, opt Options) (Mo
 	c := m.net.Config
 	m.describe(d, c, opt)
 	m.info.Task, m.info.Modalities = "autoencoding", []string{"audio", "video"}
+	m.info.Decodes, m.info.QueryDim = []string{OutputClasses, OutputFrames, OutputAudio, OutputLogits, OutputAnswers}, m.net.QueryDim()
 	// The published preprocessing (deepmind-research perceiver/colabs/video_autoencoding.ipynb):
 	// the first frames, centre square, scaled to 0..1; 48 kHz sound, one channel.
 	side := c.OutputShape[len(c.OutputShape)-1]
@@ -159,9 +160,13 @@ func (m *multimodalModel) rows() int {
 func (m *multimodalModel) flops() float64 {
 	c := m.net.Config
 	points := m.net.AllPoints()
-	o := len(points.Image) + len(points.Audio) + 1
-	qk := c.LatentDim
-	return encoderFLOPs(c, m.rows(), m.net.Encoder.Channels()) + decoderFLOPs(c, o, m.net.QueryDim(), qk, qk, c.OutputChannels)
+	return encoderFLOPs(c, m.rows(), m.net.Encoder.Channels()) + m.decoderFLOPs(len(points.Image)+len(points.Audio)+1)
+}
+
+// decoderFLOPs is the decoding of o points.
+func (m *multimodalModel) decoderFLOPs(o int) float64 {
+	c := m.net.Config
+	return decoderFLOPs(c, o, m.net.QueryDim(), c.LatentDim, c.LatentDim, c.OutputChannels)
 }
 
 // Plan says what a film costs.
@@ -243,8 +248,8 @@ func (m *multimodalModel) reconstruct(ctx context.Context, a *tensor.Arena, x te
 		share := func(n int) (int, int) { return i * n / autoencoderChunks, (i + 1) * n / autoencoderChunks }
 		i0, i1 := share(len(points.Image))
 		a0, a1 := share(len(points.Audio))
-		part := perceiver.Points{Image: points.Image[i0:i1], Audio: points.Audio[a0:a1], Label: i == 0}
-		if i0 == i1 && a0 == a1 && i > 0 {
+		part := perceiver.Points{Image: points.Image[i0:i1], Audio: points.Audio[a0:a1], Label: points.Label && i == 0}
+		if i0 == i1 && a0 == a1 && !part.Label {
 			continue
 		}
 		mark := a.Mark()
@@ -254,7 +259,7 @@ func (m *multimodalModel) reconstruct(ctx context.Context, a *tensor.Arena, x te
 		}
 		copy(frames.Data[3*i0:], r.Image.Data)
 		copy(sound.Data[a0*c.SamplesPerPatch:], r.Audio.Data)
-		if i == 0 {
+		if part.Label {
 			p.Logits = r.Label.At(0).Clone()
 			p.Classes = topClasses(p.Logits.Data, top, labeler(c.Labels))
 		}
@@ -284,4 +289,99 @@ func (m *multimodalModel) Work(batch int) (float64, func(context.Context) error,
 		}
 		return m.reconstruct(ctx, a, x, m.net.AllPoints(), true, 1, new(Prediction))
 	}, nil
+}
+
+// planDecode reads what latents are asked: the outputs, and of which points.
+func (m *multimodalModel) planDecode(it Item, opt DecodeOptions) (plan Plan, outputs []string, points perceiver.Points, err error) {
+	fail := func(err error) (Plan, []string, perceiver.Points, error) {
+		return Plan{}, nil, perceiver.Points{}, err
+	}
+	if err := latentsAlone(it); err != nil {
+		return fail(err)
+	}
+	if outputs, err = m.decodes(it, opt, OutputClasses, OutputFrames, OutputAudio); err != nil {
+		return fail(err)
+	}
+	c, all := m.net.Config, m.net.AllPoints()
+	points.Label = slices.Contains(outputs, OutputClasses) || slices.Contains(outputs, OutputLogits)
+	for _, list := range []struct {
+		name, output string
+		all          []int
+		dst          *[]int
+	}{{"image", OutputFrames, all.Image, &points.Image}, {"audio", OutputAudio, all.Audio, &points.Audio}} {
+		if !slices.Contains(outputs, list.output) {
+			continue
+		}
+		*list.dst = list.all
+		if opt.Points == nil {
+			continue
+		}
+		at := opt.Points[list.name]
+		if len(at) > len(list.all) {
+			return fail(fmt.Errorf("pipeline: %w: %d %s points, at most %d", ErrInput, len(at), list.name, len(list.all)))
+		}
+		for _, i := range at {
+			if i < 0 || i >= len(list.all) {
+				return fail(fmt.Errorf("pipeline: %w: %s point %d, want 0 to %d", ErrInput, list.name, i, len(list.all)-1))
+			}
+		}
+		*list.dst = at
+	}
+	for name := range opt.Points {
+		if name != "image" && name != "audio" {
+			return fail(fmt.Errorf("pipeline: %w: points of %.40q, want image or audio", ErrInput, name))
+		}
+	}
+	o, values := len(points.Image)+len(points.Audio), 3*len(points.Image)+c.SamplesPerPatch*len(points.Audio)
+	if points.Label {
+		o, values = o+1, values+c.NumLabels
+	}
+	if slices.Contains(outputs, OutputAnswers) {
+		n := opt.Queries.Dim(0)
+		o, values = o+n, values+n*c.OutputChannels
+	}
+	plan, err = m.decodePlan(m.decoderFLOPs(o), values)
+	return plan, outputs, points, err
+}
+
+// PlanDecode says what reconstructing from latents costs.
+func (m *multimodalModel) PlanDecode(_ context.Context, it Item, opt DecodeOptions) (Plan, error) {
+	plan, _, _, err := m.planDecode(it, opt)
+	return plan, err
+}
+
+// Decode reconstructs a film, or points of it, from latents, and names its classes.
+func (m *multimodalModel) Decode(ctx context.Context, it Item, opt DecodeOptions) (*Decoding, error) {
+	plan, outputs, points, err := m.planDecode(it, opt)
+	if err != nil {
+		return nil, err
+	}
+	a, done := m.arena(opt.Trace)
+	defer done()
+	p := &Prediction{Task: m.info.Task, Plan: plan}
+	out := &Decoding{Prediction: p}
+	if len(points.Image)+len(points.Audio) > 0 || points.Label {
+		whole := opt.Points == nil && slices.Contains(outputs, OutputFrames)
+		if err := m.reconstruct(ctx, a, batched(it.Latents), points, whole, opt.top(), p); err != nil {
+			return nil, err
+		}
+	}
+	switch r := p.Reconstruction; {
+	case len(points.Image)+len(points.Audio) == 0:
+		p.Reconstruction = nil
+	case len(points.Image) == 0:
+		r.Frames, r.FrameShape = tensor.Tensor{}, nil
+	case len(points.Audio) == 0:
+		r.Audio = tensor.Tensor{}
+	}
+	if slices.Contains(outputs, OutputLogits) {
+		out.Logits = p.Logits
+	}
+	if !slices.Contains(outputs, OutputClasses) {
+		p.Classes = nil
+	}
+	if slices.Contains(outputs, OutputAnswers) {
+		out.Answers, err = answers(ctx, a, m.net.Decoder, it.Latents, opt.Queries)
+	}
+	return out, err
 }

@@ -63,6 +63,10 @@ func openNative(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model,
 	m.describe(d, m.encoderIs, opt)
 	m.info.Name, m.info.Task = c.Name, "several"
 	m.info.Modalities = slices.Sorted(maps.Keys(m.media))
+	m.info.Decodes = m.latentOutputs()
+	if m.decoder != nil {
+		m.info.QueryDim = m.decoder.QueryDim()
+	}
 	if r := m.resampler; r != nil {
 		m.info.Outputs = append(m.info.Outputs, OutputSoftTokens)
 		m.info.SoftTokens, m.info.SoftTokenDim = r.Config.Count(), r.Config.Out
@@ -365,6 +369,19 @@ func (m *nativeModel) embedding() string {
 	return ""
 }
 
+// pooled is the vector for search of latents (1×N×D): the embedding head's, else their mean.
+func (m *nativeModel) pooled(ctx context.Context, a *tensor.Arena, latents tensor.Tensor) (tensor.Tensor, error) {
+	name := m.embedding()
+	if name == "" {
+		return pooled(latents.At(0)), nil
+	}
+	v, err := m.answer(ctx, a, latents, name)
+	if err != nil {
+		return tensor.Tensor{}, err
+	}
+	return tensor.Of(v.Clone().Data, v.Cols()), nil
+}
+
 // Encode returns the latents of an item. The pooled vector is the embedding head's, where the
 // model has one: a unit vector in the space all its media share.
 func (m *nativeModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*Encoding, error) {
@@ -382,12 +399,10 @@ func (m *nativeModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*
 	if opt.wants(OutputByteArray) {
 		enc.ByteArray = p.rows.Clone()
 	}
-	if name := m.embedding(); name != "" && opt.wants(OutputPooled) {
-		v, err := m.answer(ctx, a, p.latents, name)
-		if err != nil {
+	if m.embedding() != "" && opt.wants(OutputPooled) {
+		if enc.Pooled, err = m.pooled(ctx, a, p.latents); err != nil {
 			return nil, err
 		}
-		enc.Pooled = tensor.Of(v.Clone().Data, v.Cols())
 	}
 	if opt.wants(OutputSoftTokens) && m.resampler != nil {
 		soft, err := m.resampler.Forward(a, resampler.Input{X: p.latents})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/mmserve/mmserve/modality"
 	"github.com/mmserve/mmserve/perceiver"
@@ -32,6 +33,7 @@ func openFlow(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model, e
 	m.tiles = flowTiles{th: size[0], tw: size[1], overlap: min(flowOverlap, (min(size[0], size[1])-1)/2)}
 	m.describe(d, flow.Config, opt)
 	m.info.Task, m.info.Modalities = "optical_flow", []string{"image"}
+	m.info.Decodes, m.info.QueryDim = []string{OutputFlow, OutputAnswers}, flow.Decoder.QueryDim()
 	return m, nil
 }
 
@@ -81,12 +83,18 @@ func (m *flowModel) Plan(ctx context.Context, it Item) (Plan, error) {
 // flops is one tile.
 func (m *flowModel) flops() float64 {
 	c := m.net.Config
-	rows, e := c.TrainSize[0]*c.TrainSize[1], m.net.Encoder.Channels()
+	rows := c.TrainSize[0] * c.TrainSize[1]
+	return encoderFLOPs(c, rows, m.net.Encoder.Channels()) + m.decoderFLOPs(rows)
+}
+
+// decoderFLOPs is the decoding of o queries.
+func (m *flowModel) decoderFLOPs(o int) float64 {
+	c, e := m.net.Config, m.net.Encoder.Channels()
 	qk := c.LatentDim
 	if c.CrossShape == "q" {
 		qk = e
 	}
-	return encoderFLOPs(c, rows, e) + decoderFLOPs(c, rows, e, qk, qk, 2)
+	return decoderFLOPs(c, o, e, qk, qk, 2)
 }
 
 // Encode returns the latents of the first tile of a pair: flow has no single latent array for
@@ -96,8 +104,10 @@ func (m *flowModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*En
 	if err != nil {
 		return nil, err
 	}
-	if a.h != m.tiles.th || a.w != m.tiles.tw || b.h != a.h || b.w != a.w {
-		return nil, fmt.Errorf("pipeline: %w: latents of optical flow are of one tile: frames of %d×%d and %d×%d, want %d×%d", ErrInput, a.w, a.h, b.w, b.h, m.tiles.tw, m.tiles.th)
+	for _, f := range []frame{a, b} {
+		if err := m.oneTile(f.h, f.w); err != nil {
+			return nil, err
+		}
 	}
 	first, second := tensor.New(a.h, a.w, 3), tensor.New(a.h, a.w, 3)
 	a.tile(first, 0, 0)
@@ -113,6 +123,14 @@ func (m *flowModel) Encode(ctx context.Context, it Item, opt EncodeOptions) (*En
 	return enc, m.encodeRows(ctx, m.net.Encoder, perceiver.Input{Rows: rows[0]}, opt, enc)
 }
 
+// oneTile refuses frames of another size than the network's own.
+func (m *flowModel) oneTile(h, w int) error {
+	if h == m.tiles.th && w == m.tiles.tw {
+		return nil
+	}
+	return fmt.Errorf("pipeline: %w: latents of optical flow are of one tile: frames of %d×%d, want %d×%d (width×height)", ErrInput, w, h, m.tiles.tw, m.tiles.th)
+}
+
 // Predict returns the flow of a pair.
 func (m *flowModel) Predict(ctx context.Context, it Item, opt PredictOptions) (*Prediction, error) {
 	plan, err := m.Plan(ctx, it)
@@ -125,10 +143,22 @@ func (m *flowModel) Predict(ctx context.Context, it Item, opt PredictOptions) (*
 	}
 	a, done := m.arena(opt.Trace)
 	defer done()
-	flow, err := m.tiles.run(ctx, first, second, func(one, two tensor.Tensor) (tensor.Tensor, error) {
+	p := &Prediction{Task: m.info.Task, Plan: plan}
+	p.Flow, err = m.flow(ctx, a, first, second, func(pair []perceiver.Picture) (tensor.Tensor, error) {
+		return m.net.Forward(ctx, a, pair, nil)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// flow lays tiles over two frames and asks net (1×H×W×2, scratch of a) for each.
+func (m *flowModel) flow(ctx context.Context, a *tensor.Arena, first, second frame, net func(pair []perceiver.Picture) (tensor.Tensor, error)) (*Flow, error) {
+	field, err := m.tiles.run(ctx, first, second, func(one, two tensor.Tensor) (tensor.Tensor, error) {
 		mark := a.Mark()
 		defer a.Release(mark)
-		t, err := m.net.Forward(ctx, a, []perceiver.Picture{perceiver.Frames(one, two)}, nil)
+		t, err := net([]perceiver.Picture{perceiver.Frames(one, two)})
 		if err != nil {
 			return t, err
 		}
@@ -137,7 +167,69 @@ func (m *flowModel) Predict(ctx context.Context, it Item, opt PredictOptions) (*
 	if err != nil {
 		return nil, err
 	}
-	return &Prediction{Task: m.info.Task, Plan: plan, Flow: describeFlow(flow)}, nil
+	return describeFlow(field), nil
+}
+
+// planDecode says what decoding costs, and the outputs that are asked for.
+func (m *flowModel) planDecode(ctx context.Context, it Item, opt DecodeOptions) (plan Plan, outputs []string, err error) {
+	if outputs, err = m.decodes(it, opt, OutputFlow); err != nil {
+		return plan, nil, err
+	}
+	queries, held := 0, int64(0)
+	if slices.Contains(outputs, OutputFlow) {
+		if len(it.Parts) == 0 {
+			return plan, nil, fmt.Errorf("pipeline: %w: flow: its queries are the pixels: give the two pictures as the item's content", ErrInput)
+		}
+		pair, err := m.Plan(ctx, it)
+		if err != nil {
+			return plan, nil, err
+		}
+		if err := m.oneTile(pair.Height, pair.Width); err != nil {
+			return plan, nil, err
+		}
+		queries, held = pair.Width*pair.Height, pair.DecodedBytes
+	} else if err := latentsAlone(it); err != nil {
+		return plan, nil, err
+	}
+	if slices.Contains(outputs, OutputAnswers) {
+		queries += opt.Queries.Dim(0)
+	}
+	plan, err = m.decodePlan(m.decoderFLOPs(queries), 2*queries)
+	plan.DecodedBytes += held
+	return plan, outputs, err
+}
+
+// PlanDecode says what the flow of latents costs.
+func (m *flowModel) PlanDecode(ctx context.Context, it Item, opt DecodeOptions) (Plan, error) {
+	plan, _, err := m.planDecode(ctx, it, opt)
+	return plan, err
+}
+
+// Decode returns the flow of latents; the item's two pictures are the queries.
+func (m *flowModel) Decode(ctx context.Context, it Item, opt DecodeOptions) (*Decoding, error) {
+	plan, outputs, err := m.planDecode(ctx, it, opt)
+	if err != nil {
+		return nil, err
+	}
+	a, done := m.arena(opt.Trace)
+	defer done()
+	out := &Decoding{Prediction: &Prediction{Task: m.info.Task, Plan: plan}}
+	if slices.Contains(outputs, OutputFlow) {
+		first, second, err := m.frames(ctx, it)
+		if err != nil {
+			return nil, err
+		}
+		out.Prediction.Flow, err = m.flow(ctx, a, first, second, func(pair []perceiver.Picture) (tensor.Tensor, error) {
+			return m.net.Decode(ctx, a, batched(it.Latents), pair)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if slices.Contains(outputs, OutputAnswers) {
+		out.Answers, err = answers(ctx, a, m.net.Decoder, it.Latents, opt.Queries)
+	}
+	return out, err
 }
 
 // describeFlow sums a field up for people.

@@ -31,7 +31,9 @@ func openOriginal(_ context.Context, d *Dir, s weights.Scope, opt Options) (Mode
 	c := m.net.Config
 	m.describe(d, perceiver.Config{NumLatents: c.NumLatents, LatentDim: c.LatentDim}, opt)
 	m.info.Task, m.info.Modalities = "classification", []string{"array"}
-	if !c.Head {
+	if c.Head {
+		m.info.Decodes = []string{OutputClasses, OutputLogits}
+	} else {
 		m.info.Task = "encode"
 	}
 	if m.pictures() {
@@ -230,4 +232,42 @@ func (m *originalModel) Predict(ctx context.Context, it Item, opt PredictOptions
 	p := &Prediction{Task: m.info.Task, Plan: plan, Logits: logits.At(0).Clone(), Notes: plan.Notes}
 	p.Classes = topClasses(p.Logits.Data, opt.top(), labeler(nil))
 	return p, nil
+}
+
+// PlanDecode says what naming classes from latents costs.
+func (m *originalModel) PlanDecode(_ context.Context, it Item, opt DecodeOptions) (Plan, error) {
+	plan, _, err := m.planDecode(it, opt)
+	return plan, err
+}
+
+func (m *originalModel) planDecode(it Item, opt DecodeOptions) (plan Plan, outputs []string, err error) {
+	c := m.net.Config
+	if !c.Head {
+		return plan, nil, m.noTask("it has no classifier; use encode")
+	}
+	if err := latentsAlone(it); err != nil {
+		return plan, nil, err
+	}
+	if outputs, err = m.decodes(it, opt, OutputClasses); err != nil {
+		return plan, nil, err
+	}
+	plan, err = m.decodePlan(float64(c.LatentDim)*float64(c.NumLatents+2*c.NumClasses), c.NumClasses)
+	return plan, outputs, err
+}
+
+// Decode names classes from latents.
+func (m *originalModel) Decode(ctx context.Context, it Item, opt DecodeOptions) (*Decoding, error) {
+	plan, outputs, err := m.planDecode(it, opt)
+	if err != nil {
+		return nil, err
+	}
+	a, done := m.arena(opt.Trace)
+	defer done()
+	logits, err := m.net.Classify(a, batched(it.Latents))
+	if err != nil {
+		return nil, err
+	}
+	out := &Decoding{Prediction: &Prediction{Task: m.info.Task, Plan: plan}}
+	out.classify(logits.At(0), outputs, opt.top(), labeler(nil))
+	return out, nil
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/mmserve/mmserve/internal/kernel"
+	"github.com/mmserve/mmserve/perceiver"
 	"github.com/mmserve/mmserve/weights"
 )
 
@@ -19,7 +20,7 @@ var (
 	// ErrNoTask: the model has no head that answers this request.
 	ErrNoTask = errors.New("the model has no such task")
 	// ErrNotFinite: a result held NaN or an infinity and was withheld.
-	ErrNotFinite = errors.New("result is not finite")
+	ErrNotFinite = perceiver.ErrNotFinite
 	// ErrInput: the request does not fit the model.
 	ErrInput = errors.New("input does not fit the model")
 )

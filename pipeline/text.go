@@ -46,8 +46,10 @@ func openText(_ context.Context, d *Dir, s weights.Scope, opt Options) (Model, e
 	switch n := net.(type) {
 	case *perceiver.MaskedLM:
 		m.config, m.info.Task = n.Config, "fill_mask"
+		m.info.Decodes, m.info.QueryDim = []string{OutputMasks, OutputLogits, OutputAnswers}, n.Decoder.QueryDim()
 	case *perceiver.SequenceClassifier:
 		m.config, m.info.Task = n.Config, "text_classification"
+		m.info.Decodes, m.info.QueryDim = classDecodes, n.Decoder().QueryDim()
 	}
 	m.describe(d, m.config, opt)
 	m.info.Modalities = []string{"text"}
@@ -141,13 +143,15 @@ func (m *textModel) encoder() *perceiver.Encoder {
 	return m.net.(*perceiver.SequenceClassifier).Encoder
 }
 
+// mlmQK is the width of the queries and keys of a fill-mask model's decoder (perceiver.MaskedLM).
+const mlmQK = 8 * 32
+
 // flops is one forward over n tokens.
 func (m *textModel) flops(n int) float64 {
 	c := m.config
 	f := encoderFLOPs(c, n, c.ModelDim)
 	if m.info.Task == "fill_mask" {
-		const qk = 8 * 32 // the decoder's fixed heads (perceiver.MaskedLM)
-		return f + decoderFLOPs(c, c.MaxPositions, c.ModelDim, qk, c.ModelDim, c.VocabSize)
+		return f + decoderFLOPs(c, c.MaxPositions, c.ModelDim, mlmQK, c.ModelDim, c.VocabSize)
 	}
 	return f + decoderFLOPs(c, 1, c.LatentDim, c.LatentDim, c.LatentDim, c.NumLabels)
 }
@@ -181,14 +185,9 @@ func (m *textModel) Predict(ctx context.Context, it Item, opt PredictOptions) (*
 // fill answers every masked position with its likeliest bytes, and writes the text with the
 // likeliest of each filled in.
 func (m *textModel) fill(ctx context.Context, a *tensor.Arena, n *perceiver.MaskedLM, ids []int, top int, p *Prediction) error {
-	var at []int
-	for i, id := range ids {
-		if id == modality.MASK {
-			at = append(at, i)
-		}
-	}
-	if len(at) == 0 {
-		return fmt.Errorf("pipeline: %w: the text has no [MASK] to fill", ErrInput)
+	at, err := masked(ids)
+	if err != nil {
+		return err
 	}
 	x, err := n.Encode(ctx, a, [][]int{ids}, nil)
 	if err != nil {
@@ -198,15 +197,138 @@ func (m *textModel) fill(ctx context.Context, a *tensor.Arena, n *perceiver.Mask
 	if err := n.DecodeAt(ctx, a, x, at, logits); err != nil {
 		return err
 	}
+	p.Logits = logits.At(0).Clone()
+	m.candidates(p, ids, at, top)
+	return nil
+}
+
+// masked are the positions of a text that are to be filled.
+func masked(ids []int) ([]int, error) {
+	var at []int
+	for i, id := range ids {
+		if id == modality.MASK {
+			at = append(at, i)
+		}
+	}
+	if len(at) == 0 {
+		return nil, fmt.Errorf("pipeline: %w: the text has no [MASK] to fill", ErrInput)
+	}
+	return at, nil
+}
+
+// candidates names the likeliest bytes of positions by p.Logits, a row each, and writes the text
+// with the likeliest filled in, where there is one.
+func (m *textModel) candidates(p *Prediction, ids, at []int, top int) {
 	filled := slices.Clone(ids)
 	for i, pos := range at {
-		c := topClasses(logits.Row(i), top, byteLabel)
-		filled[pos] = c[0].Index
+		c := topClasses(p.Logits.Row(i), top, byteLabel)
 		p.Masks = append(p.Masks, Masked{Position: pos, Candidates: c})
+		if ids != nil {
+			filled[pos] = c[0].Index
+		}
 	}
-	p.Text = m.tokens.Decode(filled, true)
-	p.Logits = logits.At(0).Clone()
-	return nil
+	if ids != nil {
+		p.Text = m.tokens.Decode(filled, true)
+	}
+}
+
+// maskedDecode is what a fill-mask model is asked of latents.
+type maskedDecode struct {
+	outputs []string
+	ids     []int // of the item's text, nil without one
+	at      []int // the positions
+}
+
+// planDecode reads what a fill-mask model is asked: positions, or a text with masks, or all.
+func (m *textModel) planDecode(ctx context.Context, it Item, opt DecodeOptions) (plan Plan, d maskedDecode, err error) {
+	fail := func(err error) (Plan, maskedDecode, error) { return Plan{}, maskedDecode{}, err }
+	if d.outputs, err = m.decodes(it, opt, OutputMasks); err != nil {
+		return fail(err)
+	}
+	c := m.config
+	asksMasks, asksLogits := slices.Contains(d.outputs, OutputMasks), slices.Contains(d.outputs, OutputLogits)
+	if len(it.Parts) > 0 {
+		if d.ids, err = m.ids(ctx, it); err != nil {
+			return fail(err)
+		}
+	}
+	switch {
+	case !asksMasks && !asksLogits:
+	case opt.Positions != nil:
+		end := c.MaxPositions
+		if d.ids != nil {
+			end = len(d.ids)
+		}
+		for _, p := range opt.Positions {
+			if p < 0 || p >= end {
+				return fail(fmt.Errorf("pipeline: %w: position %d, want 0 to %d", ErrInput, p, end-1))
+			}
+		}
+		if n := len(opt.Positions); n < 1 || n > c.MaxPositions {
+			return fail(fmt.Errorf("pipeline: %w: %d positions, want 1 to %d", ErrInput, n, c.MaxPositions))
+		}
+		d.at = opt.Positions
+	case d.ids != nil:
+		if d.at, err = masked(d.ids); err != nil {
+			return fail(err)
+		}
+	case asksMasks:
+		return fail(fmt.Errorf("pipeline: %w: masks: give positions, or the text with its [MASK]s", ErrInput))
+	default:
+		for p := range c.MaxPositions {
+			d.at = append(d.at, p)
+		}
+	}
+	flops, values := decoderFLOPs(c, len(d.at), c.ModelDim, mlmQK, c.ModelDim, c.VocabSize), len(d.at)*c.VocabSize
+	if slices.Contains(d.outputs, OutputAnswers) {
+		n := opt.Queries.Dim(0)
+		flops += decoderFLOPs(c, n, c.ModelDim, mlmQK, c.ModelDim, 0)
+		values += n * c.ModelDim
+	}
+	plan, err = m.decodePlan(flops, values)
+	return plan, d, err
+}
+
+// PlanDecode says what filling masks or naming classes from latents costs.
+func (m *textModel) PlanDecode(ctx context.Context, it Item, opt DecodeOptions) (Plan, error) {
+	if m.info.Task == "fill_mask" {
+		plan, _, err := m.planDecode(ctx, it, opt)
+		return plan, err
+	}
+	plan, _, err := m.planClasses(it, opt, m.config)
+	return plan, err
+}
+
+// Decode fills masks or names classes from latents.
+func (m *textModel) Decode(ctx context.Context, it Item, opt DecodeOptions) (*Decoding, error) {
+	if n, ok := m.net.(*perceiver.SequenceClassifier); ok {
+		return m.decodeClasses(ctx, it, opt, m.config, classifier{n.Decoder(), n.Decode})
+	}
+	plan, asked, err := m.planDecode(ctx, it, opt)
+	if err != nil {
+		return nil, err
+	}
+	n := m.net.(*perceiver.MaskedLM)
+	a, done := m.arena(opt.Trace)
+	defer done()
+	out := &Decoding{Prediction: &Prediction{Task: m.info.Task, Plan: plan}}
+	if len(asked.at) > 0 {
+		logits := tensor.New(1, len(asked.at), m.config.VocabSize)
+		if err := n.DecodeAt(ctx, a, batched(it.Latents), asked.at, logits); err != nil {
+			return nil, err
+		}
+		out.Prediction.Logits = logits.At(0)
+	}
+	if slices.Contains(asked.outputs, OutputMasks) {
+		m.candidates(out.Prediction, asked.ids, asked.at, opt.top())
+	}
+	if slices.Contains(asked.outputs, OutputLogits) {
+		out.Logits = out.Prediction.Logits
+	}
+	if slices.Contains(asked.outputs, OutputAnswers) {
+		out.Answers, err = answers(ctx, a, n.Decoder, it.Latents, opt.Queries)
+	}
+	return out, err
 }
 
 // byteLabel names a token for people: the byte's character, quoted when it does not print.
