@@ -67,7 +67,7 @@ func TestShedBeforeTheBodyIsRead(t *testing.T) {
 }
 
 // await polls for a state that another goroutine is about to reach.
-func await(t *testing.T, reached func() bool) {
+func await(t testing.TB, reached func() bool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); !reached(); runtime.Gosched() {
 		if time.Now().After(end) {
@@ -95,10 +95,41 @@ func TestQuota(t *testing.T) {
 	s.want(s.post("/v1/encode", texts("", "x"), "Authorization", "Bearer B"), 200)
 }
 
+// A quota says when the next request is let in; then it is, however many were refused meanwhile.
+func TestQuotaReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys := new(api.Keys)
+		if err := keys.Set([]api.Key{{Name: "a", Hash: api.HashKey("A"), Scopes: []api.Scope{api.ScopeEncode}, Rate: 0.1}}); err != nil {
+			t.Fatal(err)
+		}
+		s := &api.Server{Store: newFake(1).store(), Keys: keys}
+		ask := func() *httptest.ResponseRecorder {
+			r := httptest.NewRequest("GET", "/v1/models", nil)
+			r.Header.Set("X-API-Key", "A")
+			w := httptest.NewRecorder()
+			s.Handler().ServeHTTP(w, r)
+			return w
+		}
+		for range 2 {
+			if w := ask(); w.Code != 200 {
+				t.Fatalf("in its turn: %d %s", w.Code, w.Body)
+			}
+			time.Sleep(2500 * time.Millisecond)
+			for range 100 {
+				if w := ask(); w.Code != 429 || w.Header().Get("Retry-After") != "8" || !strings.Contains(w.Body.String(), `"retry_after_ms":7500`) {
+					t.Fatalf("%d, Retry-After %q: %s", w.Code, w.Header().Get("Retry-After"), w.Body)
+				}
+			}
+			time.Sleep(7500 * time.Millisecond)
+		}
+	})
+}
+
 // A deadline and a client's departure end the work itself.
 func TestDeadlineAndDepartureStopWork(t *testing.T) {
 	f := newFake(1)
-	s := newSite(t, &api.Server{Store: f.store(), Slots: 4})
+	s := newSite(t, &api.Server{Store: f.store(), Slots: 4, Deadline: time.Hour})
+	s.Client().Timeout = 20 * time.Second
 	for name, send := range map[string]func() answer{
 		"field":  func() answer { return s.post("/v1/encode", texts(`"deadline_ms":1,`, "block")) },
 		"header": func() answer { return s.post("/v1/encode", texts("", "block"), "X-Request-Timeout-Ms", "1") },
