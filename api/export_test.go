@@ -56,7 +56,7 @@ func Held(s *Server) int64 { return s.held.Load() }
 
 // Walk calls f for every route of a router.
 func Walk(h http.Handler, f func(method, path string)) error {
-	return chi.Walk(h.(chi.Router), func(method, path string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+	return chi.Walk(h.(read).Handler.(chi.Router), func(method, path string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
 		f(method, path)
 		return nil
 	})

@@ -75,7 +75,7 @@ func (s *Server) doors() (public, admin []route) {
 }
 
 // router serves routes. Every one passes the same guards; unknown paths do too. HEAD is answered
-// wherever GET is.
+// wherever GET is, and no answer waits long for its reader.
 func (s *Server) router(routes []route) http.Handler {
 	mux := chi.NewRouter()
 	for _, rt := range routes {
@@ -101,7 +101,7 @@ func (s *Server) router(routes []route) http.Handler {
 		}
 		return problem(codeMethod, "the path takes "+allowed)
 	}))
-	return mux
+	return read{mux}
 }
 
 // unrouted guards an answer to what no route takes, worded as the routes around it.
