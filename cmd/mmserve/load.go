@@ -248,6 +248,10 @@ func (g *generator) capacity(ctx context.Context, d time.Duration) (float64, err
 	return float64(n.Load()) / time.Since(begin).Seconds(), nil
 }
 
+// tick is how exact the times of requests and answers are: what is due within one goes together,
+// so that the generator is not woken for each.
+const tick = 500 * time.Microsecond
+
 // press sends requests at random times, so many a second on average, and waits for the last.
 func (g *generator) press(ctx context.Context, multiple, rate float64, d time.Duration) stageReport {
 	r := stageReport{Rate: multiple}
@@ -255,8 +259,12 @@ func (g *generator) press(ctx context.Context, multiple, rate float64, d time.Du
 	var took []float64
 	var sent, good, shed int64
 	var wg sync.WaitGroup
+	start, sleep, rest := g.wire.start, time.Sleep, wg.Wait
+	if f := newFleet(ctx, g.wire); f != nil {
+		defer f.close()
+		start, sleep, rest = f.start, f.sleep, f.rest
+	}
 	begin := time.Now()
-	const tick = 500 * time.Microsecond // requests due within it go out together
 	for due := begin; ; {
 		due = due.Add(time.Duration(rand.ExpFloat64() / rate * float64(time.Second)))
 		if due.Sub(begin) > d || ctx.Err() != nil {
@@ -264,7 +272,7 @@ func (g *generator) press(ctx context.Context, multiple, rate float64, d time.Du
 		}
 		from := due // waiting to be sent counts
 		if early := time.Until(due); early > tick {
-			time.Sleep(early)
+			sleep(early)
 		} else if early > 0 {
 			from = time.Now()
 		}
@@ -275,7 +283,7 @@ func (g *generator) press(ctx context.Context, multiple, rate float64, d time.Du
 			in = loadInput{request: g.bad[rand.IntN(len(g.bad))]}
 		}
 		wg.Add(1)
-		g.wire.start(in.request, func(status int, answer []byte, err error) {
+		start(in.request, func(status int, answer []byte, err error) {
 			defer wg.Done()
 			ms := time.Since(from).Seconds() * 1e3
 			mu.Lock()
@@ -299,7 +307,7 @@ func (g *generator) press(ctx context.Context, multiple, rate float64, d time.Du
 			}
 		})
 	}
-	wg.Wait()
+	rest()
 	seconds := time.Since(begin).Seconds()
 	slices.Sort(took)
 	r.Offered, r.Goodput = float64(sent)/d.Seconds(), float64(good)/seconds

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -31,11 +32,11 @@ type wire struct {
 	closed bool
 }
 
-// wireConn is one connection. Its reader owns r and answer.
+// wireConn is one connection. Its reader owns buf.
 type wireConn struct {
 	net.Conn
-	r      *bufio.Reader
-	answer []byte
+	buf  []byte // what came
+	used int    // bytes of buf that the last answer took
 
 	mu      sync.Mutex
 	pending *exchange // nil while the connection is idle
@@ -144,7 +145,7 @@ func (w *wire) startFresh(x *exchange) {
 // read hands on the answers of a connection until it ends.
 func (w *wire) read(c *wireConn) {
 	for {
-		begun, status, last, err := c.next()
+		begun, status, body, last, err := c.next()
 		c.mu.Lock()
 		x := c.pending
 		c.pending = nil
@@ -166,84 +167,109 @@ func (w *wire) read(c *wireConn) {
 		}
 		if last {
 			w.drop(c)
-			x.done(status, c.answer, nil)
+			x.done(status, body, nil)
 			return
 		}
 		c.SetDeadline(time.Time{})
-		x.done(status, c.answer, nil)
+		x.done(status, body, nil)
 		w.mu.Lock()
 		w.idle = append(w.idle, c)
 		w.mu.Unlock()
 	}
 }
 
-// next reads one answer into c.answer; last is set when the connection ends with it, begun when
-// any of it came.
-func (c *wireConn) next() (begun bool, status int, last bool, err error) {
-	if _, err := c.r.Peek(1); err != nil {
-		return false, 0, false, err
+// next reads one answer; its body is lent until the next call. last is set when the connection
+// ends with it, begun when any of it came.
+func (c *wireConn) next() (begun bool, status int, body []byte, last bool, err error) {
+	c.buf = c.buf[:copy(c.buf, c.buf[c.used:])]
+	for ended := false; ; {
+		a, n, err := parseAnswer(c.buf, ended)
+		switch {
+		case err != nil:
+			return true, 0, nil, false, err
+		case n > 0:
+			c.used = n
+			return true, a.status, a.body, a.last, nil
+		case ended:
+			c.used = 0
+			return len(c.buf) > 0, 0, nil, false, io.ErrUnexpectedEOF
+		}
+		c.buf = slices.Grow(c.buf, 4096)
+		m, err := c.Read(c.buf[len(c.buf):cap(c.buf)])
+		c.buf = c.buf[:len(c.buf)+m]
+		if ended = err == io.EOF; err != nil && !ended {
+			c.used = 0
+			return len(c.buf) > 0, 0, nil, false, err
+		}
 	}
-	for status < 200 { // what comes before 200 announces the answer
-		line, err := c.r.ReadSlice('\n')
-		if err != nil {
-			return true, 0, false, err
+}
+
+// answer is an HTTP/1.1 answer.
+type answer struct {
+	status int
+	body   []byte
+	last   bool // the connection ends with it
+}
+
+// parseAnswer reads the answer that b begins with, and the bytes it takes: none while it is not
+// whole. ended says that nothing follows b. What comes before a status of 200 announces the answer
+// and is skipped.
+func parseAnswer(b []byte, ended bool) (a answer, n int, err error) {
+	for a.status < 200 {
+		head := b[n:]
+		end := bytes.Index(head, []byte("\r\n\r\n"))
+		if end < 0 {
+			return a, 0, nil
 		}
-		if len(line) < 13 || string(line[:7]) != "HTTP/1." {
-			return true, 0, false, fmt.Errorf("load: the answer begins %.40q", line)
+		line, rest, _ := bytes.Cut(head[:end+2], []byte("\r\n"))
+		if len(line) < 12 || string(line[:7]) != "HTTP/1." {
+			return a, 0, fmt.Errorf("load: the answer begins %.40q", line)
 		}
-		if status, err = strconv.Atoi(string(line[9:12])); err != nil {
-			return true, 0, false, fmt.Errorf("load: the answer begins %.40q", line)
+		if a.status, err = strconv.Atoi(string(line[9:12])); err != nil {
+			return a, 0, fmt.Errorf("load: the answer begins %.40q", line)
 		}
 		length, chunked := int64(-1), false
-		for {
-			if line, err = c.r.ReadSlice('\n'); err != nil {
-				return true, 0, false, err
-			}
-			name, value, _ := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(":"))
+		for len(rest) > 0 {
+			line, rest, _ = bytes.Cut(rest, []byte("\r\n"))
+			name, value, _ := bytes.Cut(line, []byte(":"))
 			value = bytes.TrimSpace(value)
 			switch {
-			case len(name) == 0:
 			case bytes.EqualFold(name, []byte("Content-Length")):
 				if length, err = strconv.ParseInt(string(value), 10, 64); err != nil || length < 0 || length > 1<<32 {
-					return true, 0, false, fmt.Errorf("load: Content-Length %.40q", value)
+					return a, 0, fmt.Errorf("load: Content-Length %.40q", value)
 				}
 			case bytes.EqualFold(name, []byte("Connection")):
-				last = last || bytes.EqualFold(value, []byte("close"))
+				a.last = a.last || bytes.EqualFold(value, []byte("close"))
 			case bytes.EqualFold(name, []byte("Transfer-Encoding")):
 				chunked = true
 			}
-			if len(name) == 0 {
-				break
+		}
+		n += end + 4
+		switch {
+		case a.status < 200 || a.status == http.StatusNoContent || a.status == http.StatusNotModified:
+		case chunked:
+			whole := bytes.NewReader(b[n:])
+			in := bufio.NewReader(whole)
+			a.body, err = io.ReadAll(httputil.NewChunkedReader(in))
+			if err == nil { // the empty line after the last chunk
+				_, err = in.ReadSlice('\n')
 			}
+			if err == io.ErrUnexpectedEOF || err == io.EOF {
+				return a, 0, nil
+			}
+			n = len(b) - whole.Len() - in.Buffered()
+		case length >= 0 && length > int64(len(b)-n):
+			return a, 0, nil
+		case length >= 0:
+			a.body = b[n : n+int(length)]
+			n += int(length)
+		case !ended:
+			return a, 0, nil
+		default:
+			a.body, n = b[n:], len(b)
 		}
-		if status < 200 {
-			continue
-		}
-		return true, status, last, c.body(status, length, chunked)
 	}
-	panic("unreachable")
-}
-
-// body reads the body of an answer into c.answer.
-func (c *wireConn) body(status int, length int64, chunked bool) (err error) {
-	switch {
-	case status == http.StatusNoContent || status == http.StatusNotModified:
-		c.answer = c.answer[:0]
-	case chunked:
-		c.answer, err = io.ReadAll(httputil.NewChunkedReader(c.r))
-		if err == nil { // the empty line after the last chunk
-			_, err = c.r.ReadSlice('\n')
-		}
-	case length >= 0:
-		if int64(cap(c.answer)) < length {
-			c.answer = make([]byte, length)
-		}
-		c.answer = c.answer[:length]
-		_, err = io.ReadFull(c.r, c.answer)
-	default:
-		c.answer, err = io.ReadAll(c.r)
-	}
-	return err
+	return a, n, err
 }
 
 // lone sends bytes on a connection of its own and reads one answer.
@@ -254,8 +280,8 @@ func (w *wire) lone(b []byte) (status int, answer []byte, err error) {
 	}
 	defer w.drop(c)
 	c.write(&exchange{request: b})
-	_, status, _, err = c.next()
-	return status, c.answer, err
+	_, status, answer, _, err = c.next()
+	return status, answer, err
 }
 
 func (w *wire) dial() (*wireConn, error) {
@@ -267,7 +293,7 @@ func (w *wire) dial() (*wireConn, error) {
 		host, _, _ := net.SplitHostPort(w.host)
 		conn = tls.Client(conn, &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12})
 	}
-	c := &wireConn{Conn: conn, r: bufio.NewReader(conn)}
+	c := &wireConn{Conn: conn}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
