@@ -122,7 +122,7 @@ func (k *heldKey) allows(need Scope) bool {
 }
 
 func bearer(r *http.Request) string {
-	if s, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+	if scheme, s, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(s)
 	}
 	return r.Header.Get("X-API-Key")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -70,7 +71,7 @@ var titles = map[string]struct {
 }{
 	codeBadRequest:   {http.StatusBadRequest, "the request cannot be read"},
 	codeUnauthorized: {http.StatusUnauthorized, "a valid API key is needed"},
-	codeForbidden:    {http.StatusForbidden, "the key's scopes do not allow this"},
+	codeForbidden:    {http.StatusForbidden, "this is not allowed"},
 	codeNotFound:     {http.StatusNotFound, "no such thing"},
 	codeNoTask:       {http.StatusUnprocessableEntity, "the model does not do this"},
 	codeBadInput:     {http.StatusUnprocessableEntity, "the input does not fit the model"},
@@ -157,6 +158,9 @@ func asProblem(ctx context.Context, err error) *Problem {
 		p = problem(codeNotFinite, "the model's result was not finite and is withheld")
 	case errors.As(err, &syntax), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		p = problem(codeBadRequest, "the body is not whole JSON")
+		if syntax != nil {
+			p.Detail += fmt.Sprintf(": %v, at byte %d", syntax, syntax.Offset)
+		}
 	default:
 		p = problem(codeInternal, "something went wrong; the request id names it in the log")
 	}
@@ -170,6 +174,7 @@ const (
 	native dialect = iota // RFC 9457 problem+json
 	openAI                // {"error":{message,type,code,param}}
 	oip                   // {"error":"…"}
+	shared                // native, with openAI's "error" in it: both kinds of clients ask there
 )
 
 // write sends the problem in a dialect.
@@ -185,18 +190,29 @@ func (p *Problem) write(w http.ResponseWriter, d dialect) {
 	h.Set("Content-Type", "application/json")
 	switch d {
 	case openAI:
-		kind := "invalid_request_error"
-		if p.Status >= 500 {
-			kind = "server_error"
-		}
-		body = map[string]any{"error": map[string]any{"message": p.Detail, "type": kind, "code": p.Code, "param": nullable(p.Field)}}
+		body = map[string]any{"error": p.openAI()}
 	case oip:
 		body = map[string]string{"error": p.Code + ": " + p.Detail}
+	case shared:
+		h.Set("Content-Type", "application/problem+json")
+		body = struct {
+			*Problem
+			Error map[string]any `json:"error"`
+		}{p, p.openAI()}
 	default:
 		h.Set("Content-Type", "application/problem+json")
 	}
 	w.WriteHeader(p.Status)
 	json.NewEncoder(w).Encode(body)
+}
+
+// openAI is the problem as OpenAI's clients read it.
+func (p *Problem) openAI() map[string]any {
+	kind := "invalid_request_error"
+	if p.Status >= 500 {
+		kind = "server_error"
+	}
+	return map[string]any{"message": p.Detail, "type": kind, "code": p.Code, "param": nullable(p.Field)}
 }
 
 func nullable(s string) any {

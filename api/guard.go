@@ -91,7 +91,7 @@ func (s *Server) admit(r *http.Request, need Scope) (key string, err error) {
 	if err := crossOrigin.Check(r); err != nil {
 		return "", problem(codeForbidden, "a page of another site may not use a server without keys")
 	}
-	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && local.IP.IsLoopback() && !loopbackName(r.Host) {
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && local.IP.IsLoopback() && r.Host != "" && !loopbackName(r.Host) {
 		return "", problem(codeForbidden, "the Host header names "+quote(r.Host)+"; a server without keys answers to localhost alone")
 	}
 	return "", nil
@@ -302,13 +302,16 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	if held := b.held.Add(int64(n)); held > b.limit && held > b.read {
 		return n, &Saturated{RetryAfter: fullMemory}
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	switch {
+	case err == nil || asType(err, new(*http.MaxBytesError)):
+		return n, err
+	case errors.Is(err, io.EOF):
+		b.control.SetReadDeadline(time.Time{})
+		return n, err
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return n, problem(codeSlow, "the body came too slowly")
 	}
-	if errors.Is(err, io.EOF) {
-		b.control.SetReadDeadline(time.Time{})
-	}
-	return n, err
+	return n, fmt.Errorf("%w: %w", problem(codeBadRequest, "the body breaks off, or its chunks are malformed"), err)
 }
 
 // recovered turns a panic into an error.

@@ -2,6 +2,8 @@ package api
 
 import (
 	"net/http"
+	"net/url"
+	"path"
 	"strings"
 
 	"github.com/go-chi/chi/v5"
@@ -25,8 +27,8 @@ func (s *Server) table() []route {
 		{"POST", "/v1/predict", ScopeEncode, native, s.predict},
 		{"POST", "/v1/generate", ScopeEncode, native, s.generate},
 		{"POST", "/v1/plan", ScopeEncode, native, s.plan},
-		{"GET", "/v1/models", ScopeEncode, native, s.models},
-		{"GET", "/v1/models/{id}", ScopeEncode, native, s.modelInfo},
+		{"GET", "/v1/models", ScopeEncode, shared, s.models},
+		{"GET", "/v1/models/{id}", ScopeEncode, shared, s.modelInfo},
 		{"GET", "/v1/modalities", ScopeEncode, native, s.modalities},
 
 		{"POST", "/v1/embeddings", ScopeEncode, openAI, s.embeddings},
@@ -79,12 +81,22 @@ func (s *Server) doors() (public, admin []route) {
 func (s *Server) router(routes []route) http.Handler {
 	mux := chi.NewRouter()
 	for _, rt := range routes {
-		mux.Method(rt.method, rt.path, s.guard(rt))
+		mux.Method(rt.method, rt.path, unescaped(s.guard(rt)))
 		if rt.method == http.MethodGet {
-			mux.Method(http.MethodHead, rt.path, s.guard(rt))
+			mux.Method(http.MethodHead, rt.path, unescaped(s.guard(rt)))
 		}
 	}
-	mux.NotFound(s.unrouted(func(http.ResponseWriter, *http.Request) error {
+	mux.NotFound(s.unrouted(func(w http.ResponseWriter, r *http.Request) error {
+		for _, meant := range []string{path.Clean(r.URL.Path), path.Clean(r.URL.Path) + "/"} { // a slash too many, or too few
+			if !mux.Match(chi.NewRouteContext(), r.Method, meant) {
+				continue
+			}
+			if r.Method != http.MethodGet && r.Method != http.MethodHead { // a body would have to be sent again
+				return problem(codeNotFound, "no such path; "+meant+" is one")
+			}
+			http.Redirect(w, r, (&url.URL{Path: meant, RawQuery: r.URL.RawQuery}).String(), http.StatusTemporaryRedirect)
+			return nil
+		}
 		return problem(codeNotFound, "no such path; see /openapi.json")
 	}))
 	mux.MethodNotAllowed(s.unrouted(func(w http.ResponseWriter, r *http.Request) error {
@@ -104,22 +116,39 @@ func (s *Server) router(routes []route) http.Handler {
 	return read{mux}
 }
 
+// unescaped gives a handler the names in a path as they were before a client escaped them: chi takes
+// an escaped path as it stands, so that a name may hold a slash.
+func unescaped(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.RawPath != "" {
+			for _, name := range []string{"id", "model", "version"} {
+				if v, err := url.PathUnescape(r.PathValue(name)); err == nil {
+					r.SetPathValue(name, v)
+				}
+			}
+		}
+		h(w, r)
+	}
+}
+
 // unrouted guards an answer to what no route takes, worded as the routes around it.
 func (s *Server) unrouted(handle func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	words := map[dialect]http.HandlerFunc{}
-	for _, d := range []dialect{native, openAI, oip} {
+	for _, d := range []dialect{native, openAI, oip, shared} {
 		words[d] = s.guard(route{scope: ScopePublic, errors: d, handle: handle})
 	}
 	return func(w http.ResponseWriter, r *http.Request) { words[dialectOf(r.URL.Path)](w, r) }
 }
 
 // dialectOf is how the routes around a path word their errors.
-func dialectOf(path string) dialect {
+func dialectOf(at string) dialect {
 	switch {
-	case path == "/v2" || strings.HasPrefix(path, "/v2/"):
+	case at == "/v2" || strings.HasPrefix(at, "/v2/"):
 		return oip
-	case strings.HasPrefix(path, "/v1/chat/") || strings.HasPrefix(path, "/v1/embeddings"):
+	case strings.HasPrefix(at, "/v1/chat/") || strings.HasPrefix(at, "/v1/embeddings"):
 		return openAI
+	case strings.HasPrefix(at, "/v1/"): // a route of OpenAI's that is not here, or one of ours misspelt
+		return shared
 	}
 	return native
 }
