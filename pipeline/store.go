@@ -33,9 +33,15 @@ type entry struct {
 	open    func(context.Context) (Model, error)
 	model   Model
 	users   int
-	used    int64         // the clock at last use
-	loading chan struct{} // closed when the load in progress ends; nil when none is
-	err     error         // of the last load
+	used    int64    // the clock at last use
+	loading *loading // the load in progress; nil when none is
+	err     error    // of the last load
+}
+
+// loading is a load in progress; err holds once done is closed.
+type loading struct {
+	done chan struct{}
+	err  error
 }
 
 // Status is what a Store says of one model.
@@ -99,19 +105,22 @@ func (s *Store) acquire(ctx context.Context, name string) (Model, func(), error)
 			defer s.mu.Unlock()
 			return e.model, s.hold(e), nil
 		}
-		if wait := e.loading; wait != nil {
+		l := e.loading
+		if l == nil {
+			l = &loading{done: make(chan struct{})}
+			e.loading = l
 			s.mu.Unlock()
-			select {
-			case <-wait:
-				continue
-			case <-ctx.Done():
-				return nil, nil, ctx.Err()
-			}
+			return s.load(ctx, name, e)
 		}
-		e.loading = make(chan struct{})
 		s.mu.Unlock()
-		if err := s.load(ctx, name, e); err != nil {
-			return nil, nil, err
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+		// Who waits has the same failure, unless it came of who loaded having left.
+		if l.err != nil && !errors.Is(l.err, context.Canceled) && !errors.Is(l.err, context.DeadlineExceeded) {
+			return nil, nil, l.err
 		}
 	}
 }
@@ -128,24 +137,24 @@ func (s *Store) hold(e *entry) func() {
 	})
 }
 
-// load opens e's model, which the caller has marked as loading.
-func (s *Store) load(ctx context.Context, name string, e *entry) error {
+// load opens e's model, which the caller has marked as loading, and holds it.
+func (s *Store) load(ctx context.Context, name string, e *entry) (Model, func(), error) {
 	m, err := open(ctx, e)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	close(e.loading)
+	l := e.loading
+	defer close(l.done)
 	e.loading = nil
 	if err == nil {
 		err = s.makeRoom(e, m.Info().Bytes)
 	}
 	e.err = err
 	if err != nil {
-		return fmt.Errorf("pipeline: load %s: %w", name, err)
+		l.err = fmt.Errorf("pipeline: load %s: %w", name, err)
+		return nil, nil, l.err
 	}
 	e.model = m
-	s.clock++
-	e.used = s.clock
-	return nil
+	return m, s.hold(e), nil
 }
 
 // open opens e's model; a panic on the way is an error, so that nobody waits for it for ever.
@@ -213,12 +222,15 @@ func (s *Store) Reload(ctx context.Context, name string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.makeRoom(e, m.Info().Bytes); err != nil {
+	now, ok := s.entries[name]
+	if !ok { // removed meanwhile
+		return fmt.Errorf("pipeline: reload %s: %w", name, ErrNoModel)
+	}
+	if err := s.makeRoom(now, m.Info().Bytes); err != nil {
 		return fmt.Errorf("pipeline: reload %s: %w", name, err)
 	}
 	// Users of the old model hold it themselves; the entry forgets it and counts anew.
-	fresh := &entry{open: e.open, model: m, used: e.used}
-	s.entries[name] = fresh
+	s.entries[name] = &entry{open: now.open, model: m, used: now.used}
 	return nil
 }
 

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/mmserve/mmserve/pipeline"
 )
@@ -150,6 +152,51 @@ func TestStoreFailures(t *testing.T) {
 	}
 	if states(s) != "" {
 		t.Error(states(s))
+	}
+}
+
+// Who waits for a load that fails has its error and does not load again, unless the load failed
+// because the one who began it left.
+func TestStoreSharesFailures(t *testing.T) {
+	for _, c := range []struct {
+		fault error
+		opens int64
+	}{{errors.New("damaged"), 1}, {context.Canceled, 10}} {
+		synctest.Test(t, func(t *testing.T) {
+			var n atomic.Int64
+			s := new(pipeline.Store)
+			s.Add("m", func(context.Context) (pipeline.Model, error) {
+				n.Add(1)
+				time.Sleep(time.Second)
+				return nil, c.fault
+			})
+			var wg sync.WaitGroup
+			for range 10 {
+				wg.Go(func() {
+					if _, _, err := s.Acquire(t.Context(), "m"); !errors.Is(err, c.fault) {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if n.Load() != c.opens {
+				t.Errorf("%v: opened %d times, want %d", c.fault, n.Load(), c.opens)
+			}
+		})
+	}
+}
+
+// A model that is removed while it is read again stays removed.
+func TestStoreReloadMeanwhile(t *testing.T) {
+	s := new(pipeline.Store)
+	var meanwhile func()
+	s.Add("m", func(context.Context) (pipeline.Model, error) {
+		meanwhile()
+		return sized{}, nil
+	})
+	meanwhile = func() { s.Remove("m") }
+	if err := s.Reload(t.Context(), "m"); !errors.Is(err, pipeline.ErrNoModel) || states(s) != "" {
+		t.Errorf("removed meanwhile: %v, %q", err, states(s))
 	}
 }
 
