@@ -222,8 +222,10 @@ func TestNotFinite(t *testing.T) {
 			}
 		}
 	}
-	if a := s.post("/v1/embeddings", `{"input":"nan"}`); a.status != 500 {
-		t.Errorf("embedding: %d %s", a.status, a.body)
+	for _, encoding := range []string{"float", "base64"} {
+		if a := s.post("/v1/embeddings", `{"input":["x","nan"],"encoding_format":"`+encoding+`"}`); a.status != 500 || !bytes.Contains(a.body, []byte("not_finite")) {
+			t.Errorf("embedding as %s: %d %s", encoding, a.status, a.body)
+		}
 	}
 	if a := s.post("/v2/models/fake/infer", `{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["nan"]}],"parameters":{"binary_data_output":true}}`); a.status != 500 {
 		t.Errorf("open inference: %d %s", a.status, a.body)
@@ -243,31 +245,6 @@ func TestPanic(t *testing.T) {
 	s.want(s.post("/v1/encode", texts("", "x")), 200)
 	if id := s.do("GET", "/healthz", nil, "X-Request-Id", "no good\"").header.Get("X-Request-Id"); strings.Contains(id, " ") {
 		t.Errorf("a harmful id came back: %q", id)
-	}
-}
-
-// The same item gives the same bytes alone, in a batch, and under any concurrency.
-func TestBatchInvariance(t *testing.T) {
-	s := newSite(t, &api.Server{Slots: 4, MaxItems: 8})
-	words := []string{"a", "the second", "a third text that is longer than the others", "四"}
-	want := make([]string, len(words))
-	latents := func(d any) string { return d.(map[string]any)["latents"].(map[string]any)["data"].(string) }
-	for i, w := range words {
-		want[i] = latents(s.want(s.post("/v1/encode", texts("", w)), 200).json(t)["data"].([]any)[0])
-	}
-	for _, n := range []int{1, 2, 8} {
-		var wg sync.WaitGroup
-		for k := range n {
-			wg.Go(func() {
-				turned := append(append([]string{}, words[k%len(words):]...), words[:k%len(words)]...)
-				for i, d := range s.want(s.post("/v1/encode", texts("", turned...)), 200).json(t)["data"].([]any) {
-					if latents(d) != want[(i+k)%len(words)] {
-						t.Errorf("concurrency %d: item %d differs", n, i)
-					}
-				}
-			})
-		}
-		wg.Wait()
 	}
 }
 
