@@ -126,7 +126,7 @@ func (o *responder) add(i int, r *result) error {
 		return err
 	}
 	o.w.Header().Set("Content-Type", o.f.mediaType)
-	if err := json.NewEncoder(o.w).Encode(line); err != nil {
+	if err := writeTensors(o.w, line, o.j.req); err != nil {
 		return err
 	}
 	o.s.ledgerOf(o.ctx).sent()
@@ -165,7 +165,46 @@ type wireTensor struct {
 	DType  weights.DType `json:"dtype"`
 	Order  string        `json:"order"`
 	Endian string        `json:"endian,omitempty"`
-	Data   any           `json:"data"` // base64, or numbers
+	Data   any           `json:"data"` // base64Data, or numbers
+}
+
+// base64Data is the data of a tensor that goes as base64. The encoder of JSON would look at every
+// byte of it several times, so to it the data are null, and writeTensors puts them in.
+type base64Data struct {
+	raw  []byte
+	into *[][]byte // the data that the encoder met so far
+}
+
+// MarshalJSON notes the data and leaves null.
+func (d base64Data) MarshalJSON() ([]byte, error) {
+	*d.into = append(*d.into, d.raw)
+	return []byte("null"), nil
+}
+
+// withoutData is how a wireTensor of base64Data looks to the encoder. No string of a client can
+// hold it, since quotes within strings are escaped.
+const withoutData = `"endian":"little","data":null`
+
+// writeTensors writes v, in which wireTensors of the request are, as a line of JSON.
+func writeTensors(w io.Writer, v any, req *workRequest) error {
+	req.data = nil
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	size := len(text) + 1
+	for _, raw := range req.data {
+		size += base64.StdEncoding.EncodedLen(len(raw)) + 2
+	}
+	out := make([]byte, 0, size)
+	for _, raw := range req.data {
+		at := bytes.Index(text, []byte(withoutData)) + len(withoutData) - len("null")
+		out = append(append(out, text[:at]...), '"')
+		out = append(base64.StdEncoding.AppendEncode(out, raw), '"')
+		text = text[at+len("null"):]
+	}
+	_, err = w.Write(append(append(out, text...), '\n'))
+	return err
 }
 
 func tensorJSON(t tensor.Tensor, req *workRequest) (*wireTensor, error) {
@@ -185,7 +224,7 @@ func tensorJSON(t tensor.Tensor, req *workRequest) (*wireTensor, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.Endian, out.Data = "little", base64.StdEncoding.EncodeToString(raw.Data)
+	out.Endian, out.Data = "little", base64Data{raw.Data, &req.data}
 	return out, nil
 }
 
@@ -297,7 +336,7 @@ func writeDocument(w io.Writer, s *Server, j *job, results []*result) error {
 	if t, ok := j.ctx.Value(timingsKey{}).(*timings); ok {
 		d.Timing = t.ms()
 	}
-	return json.NewEncoder(w).Encode(d)
+	return writeTensors(w, d, j.req)
 }
 
 // tensors lists what an encoding holds, by the names of "output".

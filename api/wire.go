@@ -2,7 +2,6 @@ package api
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -33,6 +32,8 @@ type workRequest struct {
 	DeadlineMS int64           `json:"deadline_ms"` // the whole request's
 	Atomic     bool            `json:"atomic"`      // one failed item fails the request
 	User       json.RawMessage `json:"user"`        // taken and left alone
+
+	data [][]byte // of the tensors of the answer (see writeTensors)
 }
 
 // wireTarget names the language model that soft tokens are meant for.
@@ -68,6 +69,8 @@ type wirePart struct {
 	AudioURL  *wireURL        `json:"audio_url"`
 	VideoURL  *wireURL        `json:"video_url"`
 	Audio     *wireAudio      `json:"input_audio"`
+
+	lifted []byte // what Data or Audio hold, when it was taken out of the text (see lift)
 }
 
 // wireURL is {"url": "data:…"}, or the bare string.
@@ -173,12 +176,12 @@ func (s *Server) parseWork(r *http.Request) (*workRequest, []pipeline.Item, erro
 	}
 	switch kind {
 	case "application/json":
-		var req workRequest
-		if err := decodeJSON(r.Body, &req); err != nil {
+		req, err := readWork(r)
+		if err != nil {
 			return nil, nil, err
 		}
 		items, err := s.items(req.Inputs)
-		return &req, items, err
+		return req, items, err
 	case "multipart/form-data", "multipart/mixed":
 		return s.parseMultipart(r, params["boundary"])
 	case "application/x-www-form-urlencoded": // what curl -d sends unasked
@@ -351,23 +354,13 @@ func (s *Server) part(c wirePart, field string) (pipeline.Part, error) {
 		err = s.byURL(&p.Input, c.URL.URL, field+".url")
 	case c.Audio != nil:
 		p.Modality = "audio"
-		err = inline(&p.Input, c.Audio.Data, field+".input_audio.data")
+		err = c.inline(&p.Input, c.Audio.Data, field+".input_audio.data")
 	case len(c.Data) > 0 && string(c.Data) != `""` && string(c.Data) != "null":
-		err = inline(&p.Input, c.Data, field+".data")
+		err = c.inline(&p.Input, c.Data, field+".data")
 	default:
 		err = fieldProblem(field, "holds neither text nor data nor a url")
 	}
 	return p, err
-}
-
-// inline sets an input's bytes from a JSON string of base64.
-func inline(in *media.Input, data json.RawMessage, field string) error {
-	b, err := unquote64(data)
-	if err != nil {
-		return fieldProblem(field, err.Error())
-	}
-	setBytes(in, b)
-	return nil
 }
 
 // setBytes gives an input its bytes; its name and declared type stay.
@@ -413,33 +406,6 @@ func dataURL(u string) (data []byte, mediaType string, err error) {
 	}
 	data, err = unbase64([]byte(body))
 	return data, mediaType, err
-}
-
-// unquote64 reads a JSON string of base64, which mostly needs no unquoting.
-func unquote64(q json.RawMessage) ([]byte, error) {
-	if n := len(q); n >= 2 && q[0] == '"' && !bytes.ContainsRune(q, '\\') {
-		return unbase64(q[1 : n-1])
-	}
-	var s string
-	if err := json.Unmarshal(q, &s); err != nil {
-		return nil, fmt.Errorf("is no string")
-	}
-	return unbase64([]byte(s))
-}
-
-// unbase64 reads standard or URL base64, padded or not, over several lines or not.
-func unbase64(s []byte) ([]byte, error) {
-	s = bytes.TrimRight(s, "=\r\n")
-	if bytes.ContainsAny(s, "-_") {
-		s = bytes.ReplaceAll(bytes.ReplaceAll(s, []byte("-"), []byte("+")), []byte("_"), []byte("/"))
-	}
-	code := base64.RawStdEncoding
-	b := make([]byte, code.DecodedLen(len(s)))
-	n, err := code.Decode(b, s) // line breaks are skipped
-	if err != nil {
-		return nil, fmt.Errorf("is not base64")
-	}
-	return b[:n], nil
 }
 
 // readWhole reads what is announced as size bytes, or as -1, without growing step by step. No
