@@ -31,7 +31,9 @@ func (c *conns) follow(conn net.Conn, state http.ConnState) {
 		}
 		c.open[conn] = c.silent.PushBack(conn)
 		if len(c.open) > c.limit {
-			c.silent.Front().Value.(net.Conn).Close() // its end is told here in its turn
+			oldest := c.silent.Remove(c.silent.Front()).(net.Conn)
+			delete(c.open, oldest) // so that the next one too many does not close it again
+			go oldest.Close()      // TLS says goodbye: seconds, to one who does not listen
 		}
 	case http.StateActive:
 		c.open[conn] = nil

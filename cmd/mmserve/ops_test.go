@@ -238,6 +238,46 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
+// lazyConn is a connection whose end takes long.
+type lazyConn struct {
+	net.Conn
+	closing, end chan struct{}
+}
+
+func (c *lazyConn) Close() error {
+	close(c.closing)
+	<-c.end
+	return nil
+}
+
+// A burst of connections closes as many, each once, and does not wait for their ends.
+func TestConnectionBurst(t *testing.T) {
+	open := &conns{limit: 2}
+	end := make(chan struct{})
+	all := make([]*lazyConn, 6)
+	for i := range all {
+		all[i] = &lazyConn{closing: make(chan struct{}), end: end}
+		open.follow(all[i], http.StateNew)
+	}
+	for _, c := range all[:4] {
+		<-c.closing
+	}
+	close(end)
+	for _, c := range all {
+		open.follow(c, http.StateClosed)
+	}
+	if len(open.open) != 0 || open.silent.Len() != 0 {
+		t.Errorf("%d open, %d silent after all have ended", len(open.open), open.silent.Len())
+	}
+	for i, c := range all[4:] {
+		select {
+		case <-c.closing:
+			t.Errorf("connection %d was closed though there is room for it", 4+i)
+		default:
+		}
+	}
+}
+
 // Streams that are opened and reset at once, over HTTP/2, leave nothing behind.
 func TestRapidReset(t *testing.T) {
 	dir := t.TempDir()
