@@ -186,3 +186,22 @@ func TestRefusalsOverHTTP2(t *testing.T) {
 		t.Errorf("%d connections, want one", dialled)
 	}
 }
+
+// The query is read as strictly as JSON is.
+func TestQueryIsStrict(t *testing.T) {
+	s := newSite(t, &api.Server{})
+	ask := func(query string) answer {
+		return s.do("POST", "/v1/encode?"+query, []byte("hello"), "Content-Type", "text/plain")
+	}
+	two := s.want(ask("output=latents&output=pooled&encoding=float&normalize=1&top="), 200).json(t)["data"].([]any)[0].(map[string]any)
+	if two["latents"] == nil || two["pooled"] == nil {
+		t.Errorf("an output given twice: %v", two)
+	}
+	for query, field := range map[string]string{
+		"ouput=pooled": "ouput", "normalize=yes": "normalize", "top=3.5": "top", "latent=first": "latent", "deadline_ms=1e3": "deadline_ms", "dtype=f8": "dtype", "a=%zz": "",
+	} {
+		if p := s.want(ask(query), 400).json(t); p["field"] != field && field != "" {
+			t.Errorf("%s: %v", query, p)
+		}
+	}
+}

@@ -210,39 +210,57 @@ func (s *Server) parseRaw(r *http.Request, kind string) (*workRequest, []pipelin
 	return req, []pipeline.Item{{ID: r.URL.Query().Get("id"), Parts: []pipeline.Part{part}}}, nil
 }
 
-// queryRequest reads the options of a request from its query.
+// queryRequest reads the options of a request from its query, as strictly as from JSON.
 func queryRequest(r *http.Request) (*workRequest, error) {
-	q := r.URL.Query()
-	req := &workRequest{Model: q.Get("model"), DType: q.Get("dtype"), Encoding: q.Get("encoding"), Format: q.Get("format")}
-	if o := q.Get("output"); o != "" {
-		req.Output = strings.Split(o, ",")
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, problem(codeBadRequest, "the query cannot be read")
 	}
-	for name, dst := range map[string]*int{"top": &req.Top} {
-		if v := q.Get(name); v != "" {
-			n, err := strconv.Atoi(v)
-			if err != nil {
-				return nil, problem(codeBadRequest, fmt.Sprintf("query parameter %s=%q is no number", name, v))
-			}
-			*dst = n
+	req := &workRequest{}
+	for name, values := range q {
+		v := values[0]
+		if v == "" {
+			continue
 		}
-	}
-	if v := q.Get("latent"); v != "" {
-		n, err := strconv.Atoi(v)
+		want := ""
+		switch name {
+		case "model":
+			req.Model = v
+		case "dtype":
+			req.DType = v
+		case "encoding":
+			req.Encoding = v
+		case "format":
+			req.Format = v
+		case "output":
+			req.Output = strings.Split(strings.Join(values, ","), ",")
+		case "top":
+			req.Top, err = strconv.Atoi(v)
+			want = "a whole number"
+		case "latent":
+			req.Latent = new(int)
+			*req.Latent, err = strconv.Atoi(v)
+			want = "a whole number"
+		case "deadline_ms":
+			req.DeadlineMS, err = strconv.ParseInt(v, 10, 64)
+			want = "a whole number"
+		case "normalize":
+			req.Normalize, err = strconv.ParseBool(v)
+			want = "true or false"
+		case "caption":
+			req.Caption, err = strconv.ParseBool(v)
+			want = "true or false"
+		case "atomic":
+			req.Atomic, err = strconv.ParseBool(v)
+			want = "true or false"
+		case "id", "name", "modality", "options": // of the medium; see parseRaw
+		default:
+			return nil, fieldProblem(name, "is not a parameter of this request")
+		}
 		if err != nil {
-			return nil, problem(codeBadRequest, fmt.Sprintf("query parameter latent=%q is no number", v))
+			return nil, fieldProblem(name, "is "+quote(v)+"; want "+want)
 		}
-		req.Latent = &n
 	}
-	if v := q.Get("deadline_ms"); v != "" {
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil {
-			return nil, problem(codeBadRequest, fmt.Sprintf("query parameter deadline_ms=%q is no number", v))
-		}
-		req.DeadlineMS = n
-	}
-	req.Normalize = q.Get("normalize") == "true"
-	req.Caption = q.Get("caption") == "true"
-	req.Atomic = q.Get("atomic") == "true"
 	return req, nil
 }
 
