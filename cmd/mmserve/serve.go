@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"flag"
@@ -12,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -127,6 +129,12 @@ func openStore(s *settings, opt pipeline.Options) (*pipeline.Store, string, erro
 		if name == "" {
 			name = filepath.Base(filepath.Clean(dir))
 		}
+		if strings.Contains(name, "@") {
+			return nil, "", usagef("--models %s: a request's @ begins a digest; name it without, NAME=DIR", m)
+		}
+		if slices.Contains(store.Names(), name) {
+			return nil, "", usagef("--models %s: %q names a model before it, too; name them apart, NAME=DIR", m, name)
+		}
 		if _, err := pipeline.ReadDir(dir); err != nil {
 			return nil, "", err
 		}
@@ -137,7 +145,10 @@ func openStore(s *settings, opt pipeline.Options) (*pipeline.Store, string, erro
 	}
 	if len(s.models) == 0 {
 		addBuiltin(store, opt)
-		def = builtinName
+		def = cmp.Or(def, builtinName)
+	}
+	if names := store.Names(); !slices.Contains(names, def) {
+		return nil, "", usagef("--default-model %q is none of %s", def, strings.Join(names, ", "))
 	}
 	return store, def, nil
 }

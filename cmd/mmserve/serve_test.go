@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/mmserve/mmserve/api"
+	"github.com/mmserve/mmserve/pipeline"
 )
 
 // logLines hands on each line of a log as it is written.
@@ -353,13 +354,14 @@ func TestConfigOrigins(t *testing.T) {
 // stands and what was likely meant; all faults are told at once.
 func TestWrongSettings(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "c.yaml")
-	os.WriteFile(file, []byte("max-itmes: 7\nmax_body: 1\nslots: many\nremote-hosts: [10.0.0.1]\nxyzzy: 1\n"), 0o600)
+	os.WriteFile(file, []byte("max-itmes: 7\nmax_body: 1\nslots: many\nremote-hosts: [10.0.0.1]\nxyzzy: 1\nmax-connections: 0\ntls-key:\n"), 0o600)
+	t.Setenv("MMSERVE_MAX_ITEMS", "-1")
 	t.Setenv("MMSERVE_MAX_BODDY", "1")
 	t.Setenv("MMSERVE_DEADLINE", "soon")
 	t.Setenv("MMSERVE_PORT", "tcp://10.0.0.1:80") // from Kubernetes, beside a service of the name
 	t.Setenv("MMSERVE_SERVICE_HOST", "10.0.0.1")
 	var errs bytes.Buffer
-	if code := run(t.Context(), []string{"config", "--config", file}, &env{stdout: io.Discard, stderr: &errs}); code == 0 {
+	if code := run(t.Context(), []string{"config", "--config", file, "--queue-wait", "-1s"}, &env{stdout: io.Discard, stderr: &errs}); code == 0 {
 		t.Error("wrong settings were taken")
 	}
 	if strings.Contains(errs.String(), "MMSERVE_PORT") || strings.Contains(errs.String(), "SERVICE_HOST") {
@@ -370,10 +372,34 @@ func TestWrongSettings(t *testing.T) {
 		file + `: unknown setting "max_body", did you mean "max-body"?`,
 		file + `: unknown setting "xyzzy"` + "\n",
 		`environment: unknown setting "MMSERVE_MAX_BODDY", did you mean "MMSERVE_MAX_BODY"?`,
+		`environment: max-items=-1: want 0 at least`, `flag: queue-wait=-1s: want 0 at least`, file + `: max-connections=0: want 1 at least`,
 		`environment: deadline="soon"`, file + `: slots="many"`, `remote host "10.0.0.1": wants a name, not an address`,
 	} {
 		if !strings.Contains(errs.String()+"\n", want) {
 			t.Errorf("lacks %s:\n%s", want, errs.String())
+		}
+	}
+}
+
+// Models that could not be told apart or not be asked for are refused at the start.
+func TestModelNames(t *testing.T) {
+	dir := data("reference", "perceiver", "mlm_language")
+	for _, c := range []struct {
+		models []string
+		def    string
+		want   string
+	}{
+		{[]string{dir, "m=" + dir}, "", ""},
+		{[]string{dir}, "mlm_language", ""},
+		{nil, builtinName, ""},
+		{[]string{dir, dir}, "", `"mlm_language" names a model before it, too`},
+		{[]string{"m@v2=" + dir}, "", "a request's @ begins a digest"},
+		{[]string{dir}, "mlm", `--default-model "mlm" is none of mlm_language`},
+		{nil, "mlm", `--default-model "mlm" is none of ` + builtinName},
+	} {
+		_, _, err := openStore(&settings{models: c.models, def: c.def}, pipeline.Options{})
+		if got := fmt.Sprint(err); (err == nil) != (c.want == "") || !strings.Contains(got, c.want) && c.want != "" {
+			t.Errorf("%v: %v, want %q", c, err, c.want)
 		}
 	}
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -213,11 +215,34 @@ func (s *settings) load(args []string) error {
 		}
 		set(f, fileValue(v), s.config)
 	}
+	s.fs.VisitAll(func(f *flag.Flag) {
+		if least := int64(leastOf[f.Name]); number(f.Value) < least {
+			faults = append(faults, fmt.Sprintf("%s: %s=%s: want %d at least", cmp.Or(s.origin[f.Name], "default"), f.Name, f.Value, least))
+		}
+	})
 	if len(faults) > 0 {
 		slices.Sort(faults)
 		return fmt.Errorf("settings: %s", strings.Join(faults, "\n\t"))
 	}
 	return nil
+}
+
+// leastOf is the least that a number may be, where that is not 0.
+var leastOf = map[string]int{"max-connections": 1}
+
+// number is the value of a setting that is a number or a duration, else the largest there is.
+func number(v flag.Value) int64 {
+	if g, ok := v.(flag.Getter); ok {
+		switch n := g.Get().(type) {
+		case int:
+			return int64(n)
+		case int64:
+			return n
+		case time.Duration:
+			return int64(n)
+		}
+	}
+	return math.MaxInt64
 }
 
 // file reads the configuration file, if there is one.
@@ -240,6 +265,8 @@ func (s *settings) file() (map[string]any, error) {
 // becomes name=value pairs.
 func fileValue(v any) string {
 	switch v := v.(type) {
+	case nil: // "keys:" and nothing more
+		return ""
 	case []any:
 		parts := make([]string, len(v))
 		for i, x := range v {
