@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -473,28 +472,6 @@ func TestBodiesTogether(t *testing.T) {
 	close(f.gate)
 	wg.Wait()
 	s.want(s.post("/v1/encode", texts(`"user":"`+strings.Repeat("x", 2000)+`",`, "a")), 200) // alone, it may be larger
-}
-
-// What a request says never becomes a metric's label.
-func TestMetricLabelsAreBounded(t *testing.T) {
-	s := newSite(t, &api.Server{Store: newFake(1).store()})
-	series := func() int { return strings.Count(string(s.do("GET", "/metrics", nil).body), "\n") }
-	ask := func(i int) {
-		s.do("GET", fmt.Sprintf("/made-up/%d", i), nil)
-		s.do("GET", fmt.Sprintf("/v1/models/m%d", i), nil)
-		s.do(fmt.Sprintf("VERB%d", i), "/v1/models", nil)
-		s.post("/v1/encode", texts(fmt.Sprintf(`"model":"m%d",`, i), "x"))
-		s.post("/v1/encode", fmt.Sprintf(`{"inputs":[{"content":[{"type":"kind%d","data":"eA=="}]}]}`, i))
-	}
-	ask(0)
-	series() // counts itself from the next on
-	before := series()
-	for i := 1; i < 200; i++ {
-		ask(i)
-	}
-	if after := series(); after != before {
-		t.Errorf("series grew from %d to %d lines", before, after)
-	}
 }
 
 // /readyz follows the canary, and draining; the log says once why.
