@@ -187,11 +187,15 @@ func TestRefusalsOverHTTP2(t *testing.T) {
 	}
 }
 
-// The query is read as strictly as JSON is.
+// The query is read as strictly as JSON is, and says what JSON does not.
 func TestQueryIsStrict(t *testing.T) {
 	s := newSite(t, &api.Server{})
 	ask := func(query string) answer {
 		return s.do("POST", "/v1/encode?"+query, []byte("hello"), "Content-Type", "text/plain")
+	}
+	js := s.want(s.post("/v1/encode?output=pooled&dtype=f16&model=none", texts(`"dtype":"f32","model":"default",`, "a")), 200).json(t)["data"].([]any)[0].(map[string]any)
+	if pooled, _ := js["pooled"].(map[string]any); pooled["dtype"] != "f32" || js["latents"] != nil {
+		t.Errorf("JSON with a query: %v", js)
 	}
 	two := s.want(ask("output=latents&output=pooled&encoding=float&normalize=1&top="), 200).json(t)["data"].([]any)[0].(map[string]any)
 	if two["latents"] == nil || two["pooled"] == nil {

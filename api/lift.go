@@ -21,22 +21,26 @@ const liftedMark = `"#lifted `
 // leastLifted is the length of base64 that is worth taking out.
 const leastLifted = 256
 
-// readWork reads a request of the native routes that is JSON.
+// readWork reads a request of the native routes that is JSON; what it does not say, the query may.
 func readWork(r *http.Request) (*workRequest, error) {
+	req, err := queryRequest(r)
+	if err != nil {
+		return nil, err
+	}
+	again := *req
 	body, err := readWhole(r.Body, r.ContentLength)
 	if err != nil {
 		return nil, err
 	}
 	text, lifted := lift(body)
-	req := new(workRequest)
 	if err := decodeJSON(bytes.NewReader(text), req); err != nil {
 		return nil, err
 	}
 	if req.putBack(lifted) {
 		return req, nil
 	}
-	req, lifted = new(workRequest), nil // it was taken out of something else than media
-	return req, decodeJSON(bytes.NewReader(body), req)
+	// It was taken out of something else than media.
+	return &again, decodeJSON(bytes.NewReader(body), &again)
 }
 
 // lift takes the base64 of members named "data" out of JSON text. In its place it leaves a string

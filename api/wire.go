@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -211,8 +212,9 @@ func (s *Server) parseRaw(r *http.Request, kind string) (*workRequest, []pipelin
 	return req, []pipeline.Item{{ID: r.URL.Query().Get("id"), Parts: []pipeline.Part{part}}}, nil
 }
 
-// queryRequest reads the options of a request from its query, as strictly as from JSON.
-func queryRequest(r *http.Request) (*workRequest, error) {
+// queryRequest reads the options of a request from its query, as strictly as from JSON. More names
+// parameters that the route reads itself.
+func queryRequest(r *http.Request, more ...string) (*workRequest, error) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, problem(codeBadRequest, "the query cannot be read")
@@ -256,7 +258,9 @@ func queryRequest(r *http.Request) (*workRequest, error) {
 			want = "true or false"
 		case "id", "name", "modality", "options": // of the medium; see parseRaw
 		default:
-			return nil, fieldProblem(name, "is not a parameter of this request")
+			if !slices.Contains(more, name) {
+				return nil, fieldProblem(name, "is not a parameter of this request")
+			}
 		}
 		if err != nil {
 			return nil, fieldProblem(name, "is "+quote(v)+"; want "+want)
