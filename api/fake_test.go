@@ -109,6 +109,24 @@ func (f *fake) Predict(ctx context.Context, it pipeline.Item, _ pipeline.Predict
 	return nil, pipeline.ErrNoTask
 }
 
+// PlanDecode costs what Plan does.
+func (f *fake) PlanDecode(context.Context, pipeline.Item, pipeline.DecodeOptions) (pipeline.Plan, error) {
+	return pipeline.Plan{FLOPs: f.cost}, nil
+}
+
+// Decode blocks on negative latents as Encode does on "block".
+func (f *fake) Decode(ctx context.Context, it pipeline.Item, _ pipeline.DecodeOptions) (*pipeline.Decoding, error) {
+	if it.Latents.Data[0] < 0 {
+		f.started <- struct{}{}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-f.gate:
+		}
+	}
+	return &pipeline.Decoding{Prediction: &pipeline.Prediction{Task: "fake"}}, nil
+}
+
 func (f *fake) Canary() pipeline.Item {
 	return pipeline.Item{Parts: []pipeline.Part{pipeline.TextPart("canary")}}
 }

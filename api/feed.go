@@ -54,11 +54,12 @@ func softTokens(results []*result, n int) (tensor.Tensor, error) {
 		if r.err != nil {
 			return tensor.Tensor{}, r.err
 		}
-		if r.encoding == nil || r.encoding.SoftTokens.Data == nil {
+		soft, ok := r.tensors()[pipeline.OutputSoftTokens]
+		if !ok {
 			return tensor.Tensor{}, fieldProblem("output", "must name "+pipeline.OutputSoftTokens+" for this format")
 		}
-		width = r.encoding.SoftTokens.Cols()
-		all = append(all, r.encoding.SoftTokens.Data...)
+		width = soft.Cols()
+		all = append(all, soft.Data...)
 	}
 	if n < 1 || width < 1 || len(all)%(n*width) != 0 {
 		return tensor.Tensor{}, fmt.Errorf("api: %d values of soft tokens, %d a picture of width %d", len(all), n, width)

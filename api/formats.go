@@ -208,9 +208,6 @@ func writeTensors(w io.Writer, v any, req *workRequest) error {
 }
 
 func tensorJSON(t tensor.Tensor, req *workRequest) (*wireTensor, error) {
-	if t.Data == nil {
-		return nil, nil
-	}
 	dt, err := dtypeOf(req.DType)
 	if err != nil {
 		return nil, err
@@ -248,6 +245,8 @@ type wireResultBody struct {
 	Flow       *wireTensor          `json:"flow,omitempty"`
 	Frames     *wireTensor          `json:"frames,omitempty"`
 	Audio      *wireTensor          `json:"audio,omitempty"`
+	Logits     *wireTensor          `json:"logits,omitempty"`
+	Answers    *wireTensor          `json:"answers,omitempty"`
 }
 
 // wireResult words one result.
@@ -257,36 +256,18 @@ func (s *Server) wireResult(ctx context.Context, j *job, i int, r *result) (*wir
 		s.itemFailed(ctx, body, r.err)
 		return body, nil
 	}
-	var fields []struct {
-		t   tensor.Tensor
-		dst **wireTensor
-	}
-	add := func(t tensor.Tensor, dst **wireTensor) {
-		fields = append(fields, struct {
-			t   tensor.Tensor
-			dst **wireTensor
-		}{t, dst})
-	}
 	if e := r.encoding; e != nil {
 		body.Grid, body.Notes = e.Grid, e.Notes
-		add(e.Latents, &body.Latents)
-		add(e.Pooled, &body.Pooled)
-		add(e.ByteArray, &body.ByteArray)
-		add(e.SoftTokens, &body.SoftTokens)
-		add(e.Attention, &body.Attention)
 	}
-	if p := r.prediction; p != nil {
-		body.Prediction = p
-		if p.Flow != nil {
-			add(p.Flow.Field, &body.Flow)
-		}
-		if p.Reconstruction != nil {
-			add(p.Reconstruction.Frames, &body.Frames)
-			add(p.Reconstruction.Audio, &body.Audio)
-		}
+	body.Prediction = r.prediction
+	places := map[string]**wireTensor{
+		pipeline.OutputLatents: &body.Latents, pipeline.OutputPooled: &body.Pooled, pipeline.OutputByteArray: &body.ByteArray,
+		pipeline.OutputSoftTokens: &body.SoftTokens, pipeline.OutputAttention: &body.Attention, pipeline.OutputFlow: &body.Flow,
+		pipeline.OutputFrames: &body.Frames, pipeline.OutputAudio: &body.Audio, pipeline.OutputLogits: &body.Logits,
+		pipeline.OutputAnswers: &body.Answers,
 	}
-	for _, f := range fields {
-		t, err := tensorJSON(f.t, j.req)
+	for name, t := range r.tensors() {
+		worded, err := tensorJSON(t, j.req)
 		if err != nil && len(j.items) > 1 && !j.req.Atomic {
 			r.err = err
 			failed := &wireResultBody{ID: r.id, Index: i}
@@ -296,7 +277,7 @@ func (s *Server) wireResult(ctx context.Context, j *job, i int, r *result) (*wir
 		if err != nil {
 			return nil, err
 		}
-		*f.dst = t
+		*places[name] = worded
 	}
 	return body, nil
 }
@@ -339,31 +320,45 @@ func writeDocument(w io.Writer, s *Server, j *job, results []*result) error {
 	return writeTensors(w, d, j.req)
 }
 
-// tensors lists what an encoding holds, by the names of "output".
-func tensors(e *pipeline.Encoding) map[string]tensor.Tensor {
-	all := map[string]tensor.Tensor{
-		pipeline.OutputLatents: e.Latents, pipeline.OutputPooled: e.Pooled, pipeline.OutputByteArray: e.ByteArray,
-		pipeline.OutputSoftTokens: e.SoftTokens, pipeline.OutputAttention: e.Attention,
-	}
-	for name, t := range all {
-		if t.Data == nil {
-			delete(all, name)
+// tensors lists what a result holds, by the names of "output".
+func (r *result) tensors() map[string]tensor.Tensor {
+	all := map[string]tensor.Tensor{}
+	add := func(name string, t tensor.Tensor) {
+		if t.Data != nil {
+			all[name] = t
 		}
+	}
+	if e := r.encoding; e != nil {
+		add(pipeline.OutputLatents, e.Latents)
+		add(pipeline.OutputPooled, e.Pooled)
+		add(pipeline.OutputByteArray, e.ByteArray)
+		add(pipeline.OutputSoftTokens, e.SoftTokens)
+		add(pipeline.OutputAttention, e.Attention)
+	}
+	if d := r.decoding; d != nil {
+		add(pipeline.OutputPooled, d.Pooled)
+		add(pipeline.OutputSoftTokens, d.SoftTokens)
+		add(pipeline.OutputLogits, d.Logits)
+		add(pipeline.OutputAnswers, d.Answers)
+	}
+	if p := r.prediction; p != nil && p.Flow != nil {
+		add(pipeline.OutputFlow, p.Flow.Field)
+	}
+	if p := r.prediction; p != nil && p.Reconstruction != nil {
+		add(pipeline.OutputFrames, p.Reconstruction.Frames)
+		add(pipeline.OutputAudio, p.Reconstruction.Audio)
 	}
 	return all
 }
 
 // only returns the one tensor of the one item.
 func only(results []*result) (tensor.Tensor, error) {
-	if len(results) != 1 || results[0].encoding == nil {
-		return tensor.Tensor{}, problem(codeBadRequest, "this format holds the tensor of an encode request")
-	}
 	if results[0].err != nil {
 		return tensor.Tensor{}, results[0].err
 	}
-	all := tensors(results[0].encoding)
+	all := results[0].tensors()
 	if len(all) != 1 {
-		return tensor.Tensor{}, fieldProblem("output", fmt.Sprintf("names %d tensors; this format holds one", len(all)))
+		return tensor.Tensor{}, fieldProblem("output", fmt.Sprintf("gives %d tensors; this format holds one", len(all)))
 	}
 	for _, t := range all {
 		return t, nil
@@ -419,10 +414,11 @@ func safetensorsDocument(w io.Writer, _ *Server, j *job, results []*result) erro
 			meta[fmt.Sprintf("%d.error", i)] = asProblem(j.ctx, r.err).Error()
 			continue
 		}
-		if r.encoding == nil {
-			return problem(codeBadRequest, "this format holds the tensors of an encode request")
+		tensors := r.tensors()
+		if len(tensors) == 0 {
+			return fieldProblem("output", "gives no tensors; this format holds nothing else")
 		}
-		for name, t := range tensors(r.encoding) {
+		for name, t := range tensors {
 			if err := finiteAs(t, dt); err != nil {
 				return err
 			}

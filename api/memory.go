@@ -9,7 +9,6 @@ import (
 
 	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/pipeline"
-	"github.com/mmserve/mmserve/tensor"
 )
 
 // What Server.Memory is spent on, beyond the weights of loaded models. What is left after the
@@ -195,21 +194,9 @@ func (r *workRequest) need(p pipeline.Plan) (pass, answer int64) {
 
 // bytes is what the tensors of a result hold.
 func (r *result) bytes() int64 {
-	var n int
-	if r.encoding != nil {
-		for _, t := range tensors(r.encoding) {
-			n += len(t.Data)
-		}
-	}
-	if p := r.prediction; p != nil {
-		if p.Flow != nil {
-			n += len(p.Flow.Field.Data)
-		}
-		if p.Reconstruction != nil {
-			for _, t := range []tensor.Tensor{p.Reconstruction.Frames, p.Reconstruction.Audio} {
-				n += len(t.Data)
-			}
-		}
+	n := 0
+	for _, t := range r.tensors() {
+		n += len(t.Data)
 	}
 	return 4 * int64(n)
 }

@@ -150,13 +150,13 @@ func (s *Server) oipInfer(w http.ResponseWriter, r *http.Request) error {
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(min(us, float64(s.deadline())/1e3))*time.Microsecond)
 	}
 	defer cancel()
-	j := &job{req: &workRequest{Model: r.PathValue("model"), Output: names, Atomic: true}, items: items, model: m, ctx: ctx}
+	j := &job{req: &workRequest{Model: r.PathValue("model"), Output: names, Atomic: true}, items: items, model: m, plan: m.Plan, ctx: ctx}
 	got := map[string][]tensor.Tensor{}
 	err = s.each(j, func(ctx context.Context, it pipeline.Item, res *result) (err error) {
 		res.encoding, err = m.Encode(ctx, it, pipeline.EncodeOptions{Outputs: names, Latent: -1})
 		return err
 	}, func(_ int, res *result) error {
-		for name, t := range tensors(res.encoding) {
+		for name, t := range res.tensors() {
 			got[name] = append(got[name], t)
 		}
 		return nil

@@ -52,7 +52,7 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer release()
-	j := &job{req: &workRequest{Model: name, Atomic: true}, items: items, model: m, release: release, ctx: r.Context()}
+	j := &job{req: &workRequest{Model: name, Atomic: true}, items: items, model: m, plan: m.Plan, ctx: r.Context()}
 	data := make([]any, 0, len(items))
 	tokens := 0
 	err = s.each(j, func(ctx context.Context, it pipeline.Item, res *result) (err error) {

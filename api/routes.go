@@ -24,6 +24,7 @@ func (rt route) admits() bool { return rt.method == http.MethodPost && rt.scope 
 func (s *Server) table() []route {
 	return []route{
 		{"POST", "/v1/encode", ScopeEncode, native, s.encode},
+		{"POST", "/v1/decode", ScopeEncode, native, s.decode},
 		{"POST", "/v1/predict", ScopeEncode, native, s.predict},
 		{"POST", "/v1/generate", ScopeEncode, native, s.generate},
 		{"POST", "/v1/plan", ScopeEncode, native, s.plan},

@@ -271,45 +271,30 @@ func queryRequest(r *http.Request, more ...string) (*workRequest, error) {
 
 // parseMultipart reads one item a part; a part named "request" holds the options as JSON.
 func (s *Server) parseMultipart(r *http.Request, boundary string) (*workRequest, []pipeline.Item, error) {
-	if boundary == "" {
-		return nil, nil, problem(codeBadRequest, "multipart without a boundary")
-	}
 	req, err := queryRequest(r)
 	if err != nil {
 		return nil, nil, err
 	}
 	var items []pipeline.Item
-	for mr := multipart.NewReader(r.Body, boundary); ; {
-		p, err := mr.NextPart()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			if asType(err, new(*Problem)) || asType(err, new(*http.MaxBytesError)) || asType(err, new(*Saturated)) {
-				return nil, nil, err
-			}
-			return nil, nil, problem(codeBadRequest, "the multipart body is malformed")
-		}
+	err = eachPart(r, boundary, func(p *multipart.Part) error {
 		if p.FormName() == "request" {
-			if err := decodeJSON(p, req); err != nil {
-				return nil, nil, err
-			}
-			continue
+			return decodeJSON(p, req)
 		}
 		if len(items) >= s.maxItems() {
-			return nil, nil, s.tooManyItems(len(items) + 1)
+			return s.tooManyItems(len(items) + 1)
 		}
 		data, err := io.ReadAll(p)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
 		in := media.Bytes(p.FileName(), data)
 		if ct := p.Header.Get("Content-Type"); ct != "application/octet-stream" {
 			in.MediaType = ct
 		}
 		items = append(items, pipeline.Item{ID: p.FormName(), Parts: []pipeline.Part{{Input: in}}})
-	}
-	if _, err := io.Copy(io.Discard, r.Body); err != nil { // what follows the last boundary
+		return nil
+	})
+	if err != nil {
 		return nil, nil, err
 	}
 	more, err := s.items(req.Inputs)
@@ -317,6 +302,30 @@ func (s *Server) parseMultipart(r *http.Request, boundary string) (*workRequest,
 		return nil, nil, err
 	}
 	return req, append(items, more...), nil
+}
+
+// eachPart hands on the parts of a multipart body, and reads it to its end.
+func eachPart(r *http.Request, boundary string, f func(*multipart.Part) error) error {
+	if boundary == "" {
+		return problem(codeBadRequest, "multipart without a boundary")
+	}
+	for mr := multipart.NewReader(r.Body, boundary); ; {
+		p, err := mr.NextPart()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			if asType(err, new(*Problem)) || asType(err, new(*http.MaxBytesError)) || asType(err, new(*Saturated)) {
+				return err
+			}
+			return problem(codeBadRequest, "the multipart body is malformed")
+		}
+		if err := f(p); err != nil {
+			return err
+		}
+	}
+	_, err := io.Copy(io.Discard, r.Body) // what follows the last boundary
+	return err
 }
 
 // items turns wire items into pipeline items. One that cannot be read fails later, alone.

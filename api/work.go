@@ -16,6 +16,7 @@ type result struct {
 	id         string
 	encoding   *pipeline.Encoding
 	prediction *pipeline.Prediction
+	decoding   *pipeline.Decoding // its Prediction is prediction
 	plan       pipeline.Plan
 	err        error
 }
@@ -25,12 +26,13 @@ type job struct {
 	req     *workRequest
 	items   []pipeline.Item
 	model   pipeline.Model
+	plan    func(context.Context, pipeline.Item) (pipeline.Plan, error) // of an item, before it has its turn
 	release func()
 	ctx     context.Context
 	cancel  context.CancelFunc
 }
 
-// begin parses a request, finds its model and applies its own deadline. The caller ends it.
+// begin parses a request and starts it. The caller ends it.
 func (s *Server) begin(r *http.Request) (*job, error) {
 	stop := stage(r.Context(), "parse")
 	req, items, err := s.parseWork(r)
@@ -38,6 +40,11 @@ func (s *Server) begin(r *http.Request) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.start(r, req, items)
+}
+
+// start finds the model of a parsed request and applies the request's deadline. The caller ends it.
+func (s *Server) start(r *http.Request, req *workRequest, items []pipeline.Item) (*job, error) {
 	if len(items) == 0 {
 		return nil, fieldProblem("inputs", "is empty")
 	}
@@ -56,14 +63,14 @@ func (s *Server) begin(r *http.Request) (*job, error) {
 		j.cancel()
 		return nil, err
 	}
-	stop = stage(r.Context(), "model")
+	stop := stage(r.Context(), "model")
 	j.model, j.release, err = s.Store.Acquire(j.ctx, name)
 	stop()
 	if err != nil {
 		j.cancel()
 		return nil, err
 	}
-	req.Model = name
+	req.Model, j.plan = name, j.model.Plan
 	return j, nil
 }
 
@@ -79,7 +86,7 @@ func (s *Server) each(j *job, run func(ctx context.Context, it pipeline.Item, r 
 	for i, it := range j.items {
 		r := &result{id: it.ID}
 		if r.err = s.one(j, it, r, run); r.err != nil {
-			r.encoding, r.prediction = nil, nil
+			r.encoding, r.prediction, r.decoding = nil, nil, nil
 		}
 		if err := j.ctx.Err(); err != nil {
 			return err
@@ -99,7 +106,7 @@ func (s *Server) each(j *job, run func(ctx context.Context, it pipeline.Item, r 
 func (s *Server) one(j *job, it pipeline.Item, r *result, run func(context.Context, pipeline.Item, *result) error) (err error) {
 	defer recovered(&err)
 	stop := stage(j.ctx, "plan")
-	r.plan, err = j.model.Plan(j.ctx, it)
+	r.plan, err = j.plan(j.ctx, it)
 	stop()
 	if err != nil {
 		return err
