@@ -215,11 +215,16 @@ func listenUnix(path string) (net.Listener, error) {
 	if st, err := os.Lstat(path); err == nil && st.Mode().Type() == os.ModeSocket {
 		os.Remove(path)
 	}
-	ln, err := net.Listen("unix", path)
+	private := net.ListenConfig{Control: ownerOnly}
+	ln, err := private.Listen(context.Background(), "unix", path)
 	if err != nil {
 		return nil, err
 	}
-	return ln, os.Chmod(path, 0o600)
+	if err := os.Chmod(path, 0o600); err != nil { // where the descriptor's mode does not count
+		ln.Close()
+		return nil, err
+	}
+	return ln, nil
 }
 
 // reload reads keys and certificate again, all or nothing.
@@ -258,6 +263,9 @@ func (d *daemon) httpServer(h http.Handler) *http.Server {
 // run serves until ctx ends, then drains: /readyz fails, the public listener closes, requests in
 // flight finish, and the admin listener closes last. A second signal ends the process at once.
 func (d *daemon) run(ctx context.Context) error {
+	hup := make(chan os.Signal, 1) // from the first moment that a client may know of the process
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	ln, url, err := d.listen(d.s.addr)
 	if err != nil {
 		return err
@@ -283,7 +291,7 @@ func (d *daemon) run(ctx context.Context) error {
 	background, stop := context.WithCancel(context.Background())
 	defer stop()
 	wg.Go(func() { d.server.Watch(background) })
-	wg.Go(func() { d.onHangup(background) })
+	wg.Go(func() { d.onHangup(background, hup) })
 	wg.Go(func() { keepGCRoom(background) })
 	start(hs, ln)
 	d.log.Info("listening", "url", url, "kernels", kernel.Set(), "threads", kernel.Threads(), "pid", os.Getpid())
@@ -313,10 +321,7 @@ func wait(t time.Duration) {
 }
 
 // onHangup reloads keys, certificate and models on SIGHUP; what fails stays as it was.
-func (d *daemon) onHangup(ctx context.Context) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+func (d *daemon) onHangup(ctx context.Context, hup <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():
