@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -27,7 +28,7 @@ import (
 type untouched struct{ t *testing.T }
 
 func (u untouched) Read([]byte) (int, error) {
-	u.t.Error("the body of a request that is shed was read")
+	u.t.Error("the body of a request that is refused was read")
 	return 0, io.EOF
 }
 func (u untouched) Close() error { return nil }
@@ -231,15 +232,46 @@ func TestNotFinite(t *testing.T) {
 	}
 }
 
-// A panic is a 500 with an id that the log knows, and the process lives.
-func TestPanic(t *testing.T) {
-	s := newSite(t, &api.Server{Store: newFake(1).store()})
-	a := s.want(s.post("/v1/encode", texts("", "panic"), "X-Request-Id", "find-me"), 500)
-	if a.json(t)["request_id"] != "find-me" || bytes.Contains(a.body, []byte("secret")) {
-		t.Errorf("%s", a.body)
+// jumpy is a fake that panics wherever a handler asks it.
+type jumpy struct{ *fake }
+
+func (jumpy) Generate(context.Context, pipeline.Prompt, pipeline.GenerateOptions, func(string) error) (*pipeline.Generation, error) {
+	panic("fake: secret detail")
+}
+
+func (jumpy) Plan(_ context.Context, it pipeline.Item) (pipeline.Plan, error) {
+	if text(it) == "plan panic" {
+		panic("fake: secret detail")
 	}
-	if log := s.log.String(); !strings.Contains(log, "find-me") || !strings.Contains(log, "secret detail") {
-		t.Error("the log does not tell of the panic")
+	return pipeline.Plan{}, nil
+}
+
+// A panic is a 500 with an id that the log knows, and a number in the metrics, on whatever route; the
+// process lives, and the connection too.
+func TestPanic(t *testing.T) {
+	st := &pipeline.Store{}
+	st.Add("fake", func(context.Context) (pipeline.Model, error) { return jumpy{newFake(1)}, nil })
+	s := newSite(t, &api.Server{Store: st})
+	for i, c := range []struct{ path, body string }{
+		{"/v1/encode", texts("", "panic")},
+		{"/v1/encode", texts("", "plan panic")},
+		{"/v1/plan", texts("", "plan panic")},
+		{"/v1/embeddings", `{"input":"panic"}`},
+		{"/v2/models/fake/infer", `{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["panic"]}]}`},
+		{"/v1/generate", `{"stream":false,"prompt":"x"}`},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"x"}]}`},
+	} {
+		id := fmt.Sprint("find-me-", i)
+		a := s.want(s.post(c.path, c.body, "X-Request-Id", id), 500)
+		if a.header.Get("X-Request-Id") != id || bytes.Contains(a.body, []byte("secret")) || !bytes.Contains(a.body, []byte("internal")) {
+			t.Errorf("%s: %s %s", c.path, a.header, a.body)
+		}
+		if log := s.log.String(); !strings.Contains(log, id) || strings.Count(log, "secret detail") != i+1 {
+			t.Errorf("%s: the log does not tell of the panic", c.path)
+		}
+		if m := string(s.do("GET", "/metrics", nil).body); !strings.Contains(m, fmt.Sprintf("mmserve_problems_total{code=\"internal\"} %d\n", i+1)) {
+			t.Errorf("%s: the metrics do not tell of the panic", c.path)
+		}
 	}
 	s.want(s.post("/v1/encode", texts("", "x")), 200)
 	if id := s.do("GET", "/healthz", nil, "X-Request-Id", "no good\"").header.Get("X-Request-Id"); strings.Contains(id, " ") {
@@ -421,6 +453,13 @@ func TestSlowAndLargeBodies(t *testing.T) {
 	if a := s.post("/v1/encode", texts("", long)); a.status != 413 || a.json(t)["limit"] != 1000.0 {
 		t.Errorf("%d %s", a.status, a.body)
 	}
+	r := httptest.NewRequest("POST", "/v1/encode", nil)
+	r.Body, r.ContentLength = untouched{t}, 2000 // refused for what it says
+	w := httptest.NewRecorder()
+	s.api.Handler().ServeHTTP(w, r)
+	if w.Code != 413 || !strings.Contains(w.Body.String(), `"actual":2000`) {
+		t.Errorf("announced: %d %s", w.Code, w.Body)
+	}
 	req, _ := http.NewRequest("POST", s.URL+"/v1/encode", io.MultiReader(strings.NewReader(texts("", long)))) // no length
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := s.Client().Do(req)
@@ -492,6 +531,11 @@ func TestReady(t *testing.T) {
 	s.api.Drain()
 	s.want(s.do("GET", "/readyz", nil), 503)
 	s.want(s.post("/v1/encode", texts("", "x")), 200) // what still comes is served
+	w := httptest.NewRecorder()
+	s.api.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil))
+	if w.Header().Get("Connection") != "close" {
+		t.Error("a client is not told to come on another connection")
+	}
 	cancel()
 	wg.Wait()
 	if log := s.log.String(); strings.Count(log, "not ready") != 1 || strings.Count(log, "ready again") != 1 {
