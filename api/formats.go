@@ -185,6 +185,15 @@ func (d base64Data) MarshalJSON() ([]byte, error) {
 // hold it, since quotes within strings are escaped.
 const withoutData = `"endian":"little","data":null`
 
+// spare is capacity for n bytes that are about to be written: the buffer's own, if w is one.
+func spare(w io.Writer, n int) []byte {
+	if b, ok := w.(*bytes.Buffer); ok {
+		b.Grow(n)
+		return b.AvailableBuffer()
+	}
+	return make([]byte, 0, n)
+}
+
 // writeTensors writes v, in which wireTensors of the request are, as a line of JSON.
 func writeTensors(w io.Writer, v any, req *workRequest) error {
 	req.data = nil
@@ -196,7 +205,7 @@ func writeTensors(w io.Writer, v any, req *workRequest) error {
 	for _, raw := range req.data {
 		size += base64.StdEncoding.EncodedLen(len(raw)) + 2
 	}
-	out := make([]byte, 0, size)
+	out := spare(w, size)
 	for _, raw := range req.data {
 		at := bytes.Index(text, []byte(withoutData)) + len(withoutData) - len("null")
 		out = append(append(out, text[:at]...), '"')
@@ -407,7 +416,7 @@ func safetensorsDocument(w io.Writer, _ *Server, j *job, results []*result) erro
 	if err != nil {
 		return err
 	}
-	all := map[string]tensor.Tensor{}
+	all, size := map[string]tensor.Tensor{}, 4096 // of names
 	meta := map[string]string{"model": j.req.Model, "model_digest": j.model.Info().Digest}
 	for i, r := range results {
 		if r.err != nil {
@@ -423,7 +432,9 @@ func safetensorsDocument(w io.Writer, _ *Server, j *job, results []*result) erro
 				return err
 			}
 			all[fmt.Sprintf("%d.%s", i, name)] = t
+			size += dt.Size() * len(t.Data)
 		}
 	}
+	spare(w, size)
 	return weights.WriteSafetensors(w, all, dt, meta)
 }
