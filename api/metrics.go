@@ -41,7 +41,7 @@ func newMetrics(s *Server) *metrics {
 			Namespace: "mmserve", Name: "request_seconds", Help: "Time from request to answer.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}, []string{"route"}),
-		known: modality.Names(),
+		known: append(modality.Names(), "latents"),
 	}
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "mmserve", Name: name, Help: help}, f)

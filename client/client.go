@@ -55,12 +55,18 @@ func (c *Client) Predict(ctx context.Context, r Request) (*Document, error) {
 	return c.work(ctx, "/v1/predict", r)
 }
 
+// Decode asks a model's decoder about latents that Encode gave earlier: what Predict would answer of
+// their media, or answers to queries of one's own.
+func (c *Client) Decode(ctx context.Context, r DecodeRequest) (*Document, error) {
+	return c.work(ctx, "/v1/decode", r)
+}
+
 // Plan says what items would cost; nothing is decoded or run.
 func (c *Client) Plan(ctx context.Context, r Request) (*Document, error) {
 	return c.work(ctx, "/v1/plan", r)
 }
 
-func (c *Client) work(ctx context.Context, path string, r Request) (*Document, error) {
+func (c *Client) work(ctx context.Context, path string, r any) (*Document, error) {
 	body, err := json.Marshal(r)
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -53,6 +54,66 @@ func Example() {
 	// Output:
 	// image ok true <nil>
 	// text ok true <nil>
+}
+
+func ExampleClient_Decode() {
+	s := server()
+	defer s.Close()
+	c := client.Client{URL: s.URL}
+	ctx := context.Background()
+	encoded, err := c.Encode(ctx, client.Request{Inputs: []client.Item{client.Text("play some jazz")}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	kept := encoded.Data[0].Latents // as long as one likes; the text is not needed any more
+	doc, err := c.Decode(ctx, client.DecodeRequest{
+		ModelDigest: encoded.Digest, Inputs: []client.Kept{{Latents: kept}}, Output: []string{"snips"}, Top: 1,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, head := range doc.Data[0].Prediction.Heads {
+		fmt.Println(head.Task, head.Classes[0].Label)
+	}
+	// Output:
+	// snips PlayMusic
+}
+
+// Queries of one's own are answered one row each, the same by themselves.
+func TestDecodeQueries(t *testing.T) {
+	s := server()
+	defer s.Close()
+	c := client.Client{URL: s.URL}
+	encoded, err := c.Encode(t.Context(), client.Request{Inputs: []client.Item{client.Text("hello")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	latents := encoded.Data[0].Latents
+	width := latents.Shape[1]
+	ask := func(queries []float32) []float32 {
+		t.Helper()
+		doc, err := c.Decode(t.Context(), client.DecodeRequest{
+			Inputs: []client.Kept{{Latents: latents}}, Queries: client.NewTensor(queries, len(queries)/width, width),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		values, err := doc.Data[0].Answers.Float32s()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return values
+	}
+	queries := make([]float32, 2*width)
+	for i := range queries {
+		queries[i] = float32(i%7) - 3
+	}
+	both := ask(queries)
+	if first, second := ask(queries[:width]), ask(queries[width:]); !slices.Equal(both, slices.Concat(first, second)) {
+		t.Error("two queries answer otherwise than each by itself")
+	}
 }
 
 func ExampleClient_Do() {

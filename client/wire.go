@@ -49,7 +49,31 @@ func Media(modality string, data []byte) Item {
 	return Item{Content: []Part{{Type: modality, Data: data}}}
 }
 
-// Document is the answer to a Request.
+// DecodeRequest asks for what a model's decoder makes of latents.
+type DecodeRequest struct {
+	Model       string           `json:"model,omitempty"`        // name or name@digest; empty: the server's default
+	ModelDigest string           `json:"model_digest,omitempty"` // Document.Digest of the latents; another model is refused
+	Inputs      []Kept           `json:"inputs"`
+	Output      []string         `json:"output,omitempty"`    // of the model's "decodes"; empty: what Predict gives
+	Queries     *Tensor          `json:"queries,omitempty"`   // O×E of one's own; the answers are Result.Answers
+	Positions   []int            `json:"positions,omitempty"` // tokens, of a fill-mask model
+	Points      map[string][]int `json:"points,omitempty"`    // "image" and "audio", of an autoencoder
+	Top         int              `json:"top,omitempty"`       // classes a list holds
+	DType       string           `json:"dtype,omitempty"`     // "f32" (default), "f16", "bf16" on the wire
+	Normalize   bool             `json:"normalize,omitempty"` // pooled vectors to unit length
+	DeadlineMS  int64            `json:"deadline_ms,omitempty"`
+	Atomic      bool             `json:"atomic,omitempty"` // one failed item fails the request
+}
+
+// Kept is an item whose latents were kept: Result.Latents, and the media that they are of where the
+// decoder's queries are made of them (the pictures of optical flow, a text with masks).
+type Kept struct {
+	ID      string  `json:"id,omitempty"`
+	Latents *Tensor `json:"latents"` // N×D
+	Content []Part  `json:"content,omitempty"`
+}
+
+// Document is the answer to a Request or a DecodeRequest.
 type Document struct {
 	Model     string             `json:"model"`
 	Digest    string             `json:"model_digest"` // "sha256:…" over configuration and weights
@@ -74,6 +98,11 @@ type Result struct {
 	Grid       []int       `json:"grid"`        // of the rows: height×width, time, …
 	Notes      []string    `json:"notes"`       // what was detected, cropped, resampled, dropped
 	Prediction *Prediction `json:"prediction"`
+	Flow       *Tensor     `json:"flow"`    // H×W×2: x to the right, y down, in pixels
+	Frames     *Tensor     `json:"frames"`  // reconstructed T×H×W×3, or points×3
+	Audio      *Tensor     `json:"audio"`   // reconstructed samples
+	Logits     *Tensor     `json:"logits"`  // decode: before the softmax
+	Answers    *Tensor     `json:"answers"` // decode: O×F
 }
 
 // Plan is the cost of an item.
@@ -151,6 +180,15 @@ type Tensor struct {
 	Shape []int           `json:"shape"`
 	DType string          `json:"dtype"` // "f32", "f16" or "bf16"
 	Data  json.RawMessage `json:"data"`  // base64 text, or numbers
+}
+
+// NewTensor is a tensor of f32 values, row-major.
+func NewTensor(values []float32, shape ...int) *Tensor {
+	raw := make([]byte, 0, 4*len(values))
+	for _, v := range values {
+		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(v))
+	}
+	return &Tensor{Shape: shape, DType: "f32", Data: json.RawMessage(`"` + base64.StdEncoding.EncodeToString(raw) + `"`)}
 }
 
 // Float32s returns the values. It fails when they are not as many as the shape says, and for a

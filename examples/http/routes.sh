@@ -18,6 +18,11 @@ ask -H 'Content-Type: application/json' "$url/v1/predict" \
 ask -H 'Content-Type: application/json' "$url/v1/encode" \
   -d '{"inputs":[{"id":"a","content":[{"type":"text","text":"hello"}]}],"output":["latents","pooled"],"dtype":"f16"}' | head -c 300
 ask --output /dev/null --data-binary @"$media/audio/fsdd-7_george_0.wav" -H 'Accept: application/x-npy' -H 'Content-Type: audio/wav' "$url/v1/encode"
+# Latents kept as a file, and what the model answers of them later, without the sound.
+kept=$(mktemp)
+ask --output "$kept" --data-binary @"$media/audio/fsdd-7_george_0.wav" -H 'Accept: application/vnd.safetensors' -H 'Content-Type: audio/wav' "$url/v1/encode"
+ask --data-binary @"$kept" -H 'Content-Type: application/vnd.safetensors' "$url/v1/decode?top=1"
+rm "$kept"
 # Several files in one request, one part an item.
 ask -F 'request={"output":["pooled"]};type=application/json' -F "a=@$media/audio/fsdd-7_george_0.wav;type=audio/wav" \
   -F "b=@$media/image/go-video-001.rgb.jpeg;type=image/jpeg" "$url/v1/encode" | head -c 300
