@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -24,7 +25,7 @@ func memoryCeiling(set int64) int64 {
 	return machineMemory("/proc", "/sys/fs/cgroup") / 5 * 4
 }
 
-// machineMemory is the memory of the machine, or of the cgroup v2 this process is in where that is
+// machineMemory is the memory of the machine, or of the cgroup this process is in where that is
 // less; zero when neither is told.
 func machineMemory(proc, cgroup string) int64 {
 	var total int64
@@ -40,20 +41,40 @@ func machineMemory(proc, cgroup string) int64 {
 	if err != nil {
 		return total
 	}
-	at := "/"
 	for line := range strings.Lines(string(b)) {
-		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			at = path
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3) // hierarchy, controllers, path
+		if len(f) != 3 {
+			continue
+		}
+		limit := int64(0)
+		switch {
+		case f[0] == "0": // version 2
+			limit = leastLimit(cgroup, f[2], "memory.max")
+		case slices.Contains(strings.Split(f[1], ","), "memory"): // version 1
+			limit = leastLimit(filepath.Join(cgroup, "memory"), f[2], "memory.limit_in_bytes")
+		}
+		if limit > 0 && (total == 0 || limit < total) {
+			total = limit
 		}
 	}
-	for dir := filepath.Clean("/" + at); ; dir = filepath.Dir(dir) { // a limit holds for all below it
-		if b, err := os.ReadFile(filepath.Join(cgroup, dir, "memory.max")); err == nil {
-			if limit, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && (total == 0 || limit < total) {
-				total = limit
+	return total
+}
+
+// leastLimit is the least limit of a cgroup and of all above it, which hold for it too; zero for none.
+// A container may see its own cgroup as the root, whatever path the process is said to have.
+func leastLimit(root, path, file string) (least int64) {
+	for dir := filepath.Clean("/" + path); ; dir = filepath.Dir(dir) {
+		if b, err := os.ReadFile(filepath.Join(root, dir, file)); err == nil {
+			limit, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64) // "max" is none
+			if err == nil && limit < unlimited && (least == 0 || limit < least) {
+				least = limit
 			}
 		}
 		if dir == "/" {
-			return total
+			return least
 		}
 	}
 }
+
+// unlimited is more than any limit: cgroups of version 1 say so where none is set.
+const unlimited = 1 << 62

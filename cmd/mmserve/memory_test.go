@@ -118,12 +118,15 @@ type bomb struct {
 	body             []byte
 }
 
-// bombs are every file of the media corpus, broken and whole, pictures that are large when they
+// bombs are every file of the media corpus (of the whole set when MMSERVE_MEDIA names it), broken and whole, pictures that are large when they
 // are decoded, bodies that are large before anything is, and answers larger than both.
 func bombs(t *testing.T) []bomb {
 	t.Helper()
 	var out []bomb
 	root := filepath.Join("..", "..", "testdata", "media")
+	if dir := os.Getenv("MMSERVE_MEDIA"); dir != "" {
+		root = filepath.Clean(dir)
+	}
 	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() || strings.Contains(path, "LICENSES") || filepath.Dir(path) == root {
 			return err
@@ -245,6 +248,13 @@ func TestMachineMemory(t *testing.T) {
 		{"no limit", map[string]string{"proc/meminfo": "MemTotal: 2048 kB\n", "proc/self/cgroup": "0::/a/b\n", "cg/a/b/memory.max": "max\n"}, 2 << 20},
 		{"its own limit", map[string]string{"proc/meminfo": "MemTotal: 2048 kB\n", "proc/self/cgroup": "0::/a/b\n", "cg/a/b/memory.max": "1000\n"}, 1000},
 		{"a limit above", map[string]string{"proc/meminfo": "MemTotal: 2048 kB\n", "proc/self/cgroup": "3:cpu:/x\n0::/a/b\n", "cg/a/memory.max": "900\n", "cg/a/b/memory.max": "1000\n"}, 900},
+		{"version 1", map[string]string{"proc/meminfo": "MemTotal: 2048 kB\n", "proc/self/cgroup": "9:cpu,cpuacct:/x\n4:memory:/docker/a\n1:name=systemd:/x\n",
+			"cg/memory/docker/a/memory.limit_in_bytes": "800\n", "cg/memory/memory.limit_in_bytes": "9223372036854771712\n", "cg/cpu,cpuacct/x/memory.limit_in_bytes": "1\n"}, 800},
+		{"version 1, a limit above", map[string]string{"proc/self/cgroup": "4:hugetlb,memory:/a/b\n", "cg/memory/a/memory.limit_in_bytes": "700", "cg/memory/a/b/memory.limit_in_bytes": "9223372036854771712"}, 700},
+		{"version 1 in a container", map[string]string{"proc/self/cgroup": "4:memory:/of/the/host\n", "cg/memory/memory.limit_in_bytes": "600\n"}, 600},
+		{"version 1 without a limit", map[string]string{"proc/self/cgroup": "4:memory:/\n", "cg/memory/memory.limit_in_bytes": "9223372036854771712\n"}, 0},
+		{"both versions", map[string]string{"proc/meminfo": "MemTotal: 2048 kB\n", "proc/self/cgroup": "4:memory:/a\n0::/b\n", "cg/memory/a/memory.limit_in_bytes": "500\n", "cg/b/memory.max": "max\n"}, 500},
+		{"nonsense", map[string]string{"proc/meminfo": "MemTotal: 2048 kB\n", "proc/self/cgroup": "4:memory\n\nx\n", "cg/memory/memory.limit_in_bytes": "500\n"}, 2 << 20},
 		{"a container's root", map[string]string{"proc/self/cgroup": "0::/\n", "cg/memory.max": "5000\n"}, 5000},
 	} {
 		dir := t.TempDir()

@@ -108,6 +108,9 @@ func TestHangup(t *testing.T) {
 	if st := ask("second"); st != 200 {
 		t.Errorf("after keys that cannot be read: %d", st)
 	}
+	if st := ask("first"); st != 401 {
+		t.Errorf("an old key after keys that cannot be read: %d", st)
+	}
 }
 
 // A full disk under the log stops no answer; a full disk under a result is an error that names it.
