@@ -209,3 +209,31 @@ func TestQueryIsStrict(t *testing.T) {
 		}
 	}
 }
+
+// Tensors in JSON may be nested as their shape is, and an output may not ask for an extension that
+// is not there.
+func TestOpenInferenceAsClientsWriteIt(t *testing.T) {
+	s := newSite(t, &api.Server{})
+	infer := func(data, output string) answer {
+		return s.post("/v2/models/default/infer", `{"inputs":[{"name":"text","datatype":"BYTES","shape":[2,1],"data":`+data+`}],"outputs":[{"name":"pooled"`+output+`}]}`)
+	}
+	want := s.want(infer(`["a]\"[,","b"]`, ""), 200).json(t)["outputs"]
+	for _, nested := range []string{`[["a]\"[,"],["b"]]`, `[ [ "a]\"[," ] , [ "b" ] ]`} {
+		if got := s.want(infer(nested, ""), 200).json(t)["outputs"]; jsonOf(t, got) != jsonOf(t, want) {
+			t.Errorf("%s: another answer than flat", nested)
+		}
+	}
+	s.want(infer(`[["a"],[]]`, ""), 400)
+	s.want(infer(`["a","b"]`, `,"parameters":{"classification":0,"binary_data":false}`), 200)
+	for _, p := range []string{`"classification":3`, `"shared_memory_region":"r"`} {
+		if a := s.want(infer(`["a","b"]`, `,"parameters":{`+p+`}`), 400); !strings.Contains(string(a.body), "outputs.pooled.parameters.") {
+			t.Errorf("%s: %s", p, a.body)
+		}
+	}
+	rows := func(data string) answer {
+		return s.post("/v2/models/bare/infer", `{"inputs":[{"name":"array","datatype":"FP32","shape":[1,2,2],"data":`+data+`}]}`)
+	}
+	if a, b := rows(`[1,2,3,4]`), rows(`[[[1,2],[3,4]]]`); a.status != b.status || a.status == 200 && jsonOf(t, a.json(t)["outputs"]) != jsonOf(t, b.json(t)["outputs"]) || strings.Contains(string(b.body), "flat") {
+		t.Errorf("flat %d %s, nested %d %s", a.status, a.body, b.status, b.body)
+	}
+}

@@ -141,6 +141,11 @@ func (s *Server) oipInfer(w http.ResponseWriter, r *http.Request) error {
 	names := make([]string, len(asked))
 	for i, o := range asked {
 		names[i] = o.Name
+		for _, p := range []string{"classification", "shared_memory_region"} {
+			if v := o.Parameters[p]; v != nil && v != 0.0 {
+				return fieldProblem("outputs."+o.Name+".parameters."+p, "names an extension that this server does not have")
+			}
+		}
 	}
 	if err := checkOutputs(names); err != nil {
 		return err
@@ -187,6 +192,7 @@ func readOIP(r *http.Request) (*oipRequest, error) {
 	}
 	for i := range req.Inputs {
 		t := &req.Inputs[i]
+		t.Data = flat(t.Data)
 		size, ok := t.Parameters["binary_data_size"].(float64)
 		if !ok {
 			continue
@@ -302,6 +308,29 @@ func (t *oipTensor) bytes(want int) ([][]byte, error) {
 		return nil, t.miscounted(want, len(out))
 	}
 	return out, nil
+}
+
+// flat is a JSON list without the lists in it: the protocol lets data be nested as the shape is.
+func flat(list []byte) []byte {
+	if len(list) == 0 || list[0] != '[' || !bytes.HasPrefix(bytes.TrimLeft(list[1:], " \t\r\n"), []byte("[")) {
+		return list
+	}
+	out, quoted := []byte("["), false
+	for i := 0; i < len(list); i++ {
+		c := list[i]
+		if !quoted && (c == '[' || c == ']') {
+			continue
+		}
+		if c == '\\' && i+1 < len(list) {
+			out = append(out, c)
+			i++
+			c = list[i]
+		} else if c == '"' {
+			quoted = !quoted
+		}
+		out = append(out, c)
+	}
+	return append(out, ']')
 }
 
 // listed is the number of elements of a JSON list of strings or numbers.
