@@ -47,13 +47,24 @@ func negotiate(r *http.Request, word string) (format, error) {
 		}
 		return format{}, fieldProblem("format", "is unknown: "+quote(word))
 	}
+	kinds := make([]string, len(formats))
+	for i, f := range formats {
+		kinds[i] = f.mediaType
+	}
+	i, err := preferred(r, kinds)
+	return formats[i], err
+}
+
+// preferred is the index of the media type that Accept prefers, 0 without one: the highest q, and of
+// equals what Accept names first.
+func preferred(r *http.Request, kinds []string) (int, error) {
 	accept := strings.Join(r.Header.Values("Accept"), ",")
 	if strings.TrimSpace(accept) == "" {
-		return formats[0], nil
+		return 0, nil
 	}
-	best, found := 0.0, formats[0]
+	best, found := 0.0, 0
 	for accepted := range strings.SplitSeq(accept, ",") {
-		kind, params, err := mime.ParseMediaType(accepted)
+		pattern, params, err := mime.ParseMediaType(accepted)
 		if err != nil {
 			continue
 		}
@@ -61,16 +72,21 @@ func negotiate(r *http.Request, word string) (format, error) {
 		if v, ok := params["q"]; ok {
 			q, _ = strconv.ParseFloat(v, 64)
 		}
-		for _, f := range formats {
-			if q > best && (kind == f.mediaType || kind == "*/*" || kind == "application/*" || kind == "application/problem+json") {
-				best, found = q, f
-			}
+		if i := slices.IndexFunc(kinds, func(kind string) bool { return accepts(pattern, kind) }); i >= 0 && q > best {
+			best, found = q, i
 		}
 	}
 	if best == 0 {
-		return format{}, problem(codeNotAcceptable, "Accept names none of the formats of this answer; see /openapi.json")
+		return 0, problem(codeNotAcceptable, "Accept names none of the formats of this answer; see /openapi.json")
 	}
 	return found, nil
+}
+
+// accepts reports whether a range of Accept has a media type. Who names our errors takes JSON.
+func accepts(pattern, kind string) bool {
+	family, any := strings.CutSuffix(pattern, "/*")
+	return pattern == kind || any && (family == "*" || strings.HasPrefix(kind, family+"/")) ||
+		pattern == "application/problem+json" && kind == "application/json"
 }
 
 // responder gathers or streams the results of a request.

@@ -357,7 +357,7 @@ type generateRequest struct {
 	Model       string     `json:"model"`
 	Prompt      string     `json:"prompt"`
 	Content     []wirePart `json:"content"` // media, in the order of "<image>" marks in the prompt
-	Stream      *bool      `json:"stream"`  // absent: server-sent events
+	Stream      *bool      `json:"stream"`  // absent: as Accept says; server-sent events for */*
 	MaxTokens   int        `json:"max_tokens"`
 	Temperature float64    `json:"temperature"`
 	TopK        int        `json:"top_k"`
@@ -366,11 +366,24 @@ type generateRequest struct {
 	Stop        stringList `json:"stop"`
 }
 
+// generationKinds are the forms of a generation: as it comes, or whole. The first is the default.
+var generationKinds = []string{"text/event-stream", "application/json"}
+
 // generate answers POST /v1/generate: text as server-sent events, or whole.
 func (s *Server) generate(w http.ResponseWriter, r *http.Request) error {
 	var req generateRequest
 	if err := decodeJSON(r.Body, &req); err != nil {
 		return err
+	}
+	var stream bool
+	if req.Stream != nil {
+		stream = *req.Stream
+	} else {
+		kind, err := preferred(r, generationKinds)
+		if err != nil {
+			return err
+		}
+		stream = kind == 0
 	}
 	p := pipeline.Prompt{Text: req.Prompt}
 	for k, c := range req.Content {
@@ -384,7 +397,7 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) error {
 		MaxTokens: req.MaxTokens, Temperature: req.Temperature, TopK: req.TopK, TopP: req.TopP, Seed: req.Seed, Stop: req.Stop,
 	}
 	return s.generating(w, r, req.Model, p, opt, generationWriter{
-		stream: req.Stream == nil || *req.Stream, length: "max_tokens",
+		stream: stream, length: "max_tokens",
 		piece: func(_, text string) any { return map[string]string{"text": text} },
 		last:  func(_ string, g *pipeline.Generation) any { return g },
 		whole: func(_ string, g *pipeline.Generation) any { return g },
