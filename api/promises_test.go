@@ -555,7 +555,9 @@ func TestHostileMedia(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var manifest struct{ Files []struct{ File, Kind, Validity string } }
+	var manifest struct {
+		Files []struct{ File, Kind, Validity string }
+	}
 	if err := json.Unmarshal(b, &manifest); err != nil {
 		t.Fatal(err)
 	}
