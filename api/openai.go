@@ -337,7 +337,11 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 			return chunk(model, delta, nil)
 		},
 		last: func(model string, g *pipeline.Generation) any {
-			return chunk(model, map[string]string{}, g.Stop)
+			delta := map[string]string{}
+			if first { // no text at all
+				delta = map[string]string{"role": "assistant", "content": ""}
+			}
+			return chunk(model, delta, g.Stop)
 		},
 		whole: func(model string, g *pipeline.Generation) any {
 			return map[string]any{

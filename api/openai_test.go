@@ -57,12 +57,16 @@ func TestChatFieldsOfOpenAI(t *testing.T) {
 // Clients join the deltas of a stream field by field, so the role comes once.
 func TestChatStreamSaysTheRoleOnce(t *testing.T) {
 	s := newSite(t, &api.Server{})
-	a := s.want(s.post("/v1/chat/completions", `{"stream":true,"max_tokens":3,"temperature":0,"messages":[{"role":"user","content":"a"}]}`), 200)
-	if n := strings.Count(string(a.body), `"role":"assistant"`); n != 1 {
-		t.Errorf("the role comes %d times:\n%s", n, a.body)
-	}
-	if first, _, _ := strings.Cut(string(a.body), "\n"); !strings.Contains(first, `"role"`) {
-		t.Errorf("the first piece lacks it: %s", first)
+	chat := `"max_tokens":3,"temperature":0,"messages":[{"role":"user","content":"a"}]}`
+	said := s.want(s.post("/v1/chat/completions", `{`+chat), 200).json(t)["choices"].([]any)[0].(map[string]any)["message"].(map[string]any)["content"].(string)
+	for _, stop := range []string{"", said[:1]} { // the second leaves no text at all
+		a := s.want(s.post("/v1/chat/completions", `{"stream":true,"stop":[`+jsonOf(t, stop)+`],`+chat), 200)
+		if n := strings.Count(string(a.body), `"role":"assistant"`); n != 1 {
+			t.Errorf("stop %q: the role comes %d times:\n%s", stop, n, a.body)
+		}
+		if first, _, _ := strings.Cut(string(a.body), "\n"); !strings.Contains(first, `"role"`) {
+			t.Errorf("stop %q: the first piece lacks it: %s", stop, first)
+		}
 	}
 }
 
