@@ -162,6 +162,8 @@ func (l *ledger) keep(n int64) error {
 	}
 	l.kept += n
 	if all := l.s.kept.Add(n); all > l.s.answers() && all > l.kept {
+		l.kept -= n // nor is it held
+		l.s.kept.Add(-n)
 		return &Saturated{RetryAfter: fullMemory}
 	}
 	return nil
