@@ -20,9 +20,9 @@ import (
 )
 
 // The Open Inference Protocol v2 (github.com/kserve/open-inference-protocol), with the binary
-// tensor extension. A model takes one tensor: "media" (BYTES, an encoded file an element),
-// "text" (BYTES), or "array" (FP32, ready rows: items×M×C or M×C); it answers with the tensors
-// that "outputs" name, of latents, pooled, byte_array, soft_tokens and logits.
+// tensor extension. A model takes "media" (BYTES, an encoded file an element), "text" (BYTES) or
+// "array" (FP32, ready rows: items×M×C or M×C); element i of every tensor is a part of item i. It
+// answers with the tensors that "outputs" name, of latents, pooled, byte_array, soft_tokens and attention.
 
 // binarySize announces the JSON part of a body that binary tensors follow.
 const binarySize = "Inference-Header-Content-Length"
@@ -192,6 +192,9 @@ func readOIP(r *http.Request) (*oipRequest, error) {
 	}
 	for i := range req.Inputs {
 		t := &req.Inputs[i]
+		if t.Parameters["shared_memory_region"] != nil {
+			return nil, fieldProblem("inputs."+t.Name+".parameters.shared_memory_region", "names an extension that this server does not have")
+		}
 		t.Data = flat(t.Data)
 		size, ok := t.Parameters["binary_data_size"].(float64)
 		if !ok {
@@ -414,7 +417,10 @@ func (t *oipTensor) arrays(field string, want int) ([]pipeline.Part, error) {
 // writeOIP answers with the asked tensors, binary where asked for.
 func writeOIP(w http.ResponseWriter, r *http.Request, req *oipRequest, asked []oipOutput, got map[string][]tensor.Tensor, info pipeline.Info) error {
 	all, _ := req.Parameters["binary_data_output"].(bool)
-	resp := map[string]any{"model_name": r.PathValue("model"), "model_version": info.Digest, "id": req.ID}
+	resp := map[string]any{"model_name": r.PathValue("model"), "model_version": info.Digest}
+	if req.ID != "" {
+		resp["id"] = req.ID
+	}
 	var outs []oipTensor
 	var tail bytes.Buffer
 	for _, o := range asked {
