@@ -226,6 +226,7 @@ func TestAudioRefuses(t *testing.T) {
 	}{
 		{"seconds", `{}`, wav, Limits{Seconds: 1.5}, media.TooLarge},
 		{"samples", `{}`, wav, Limits{Samples: 31999}, media.TooLarge},
+		{"samples of the file", `{"sample_rate":8000}`, sound(48000, 2, 48000), Limits{Samples: 50000}, media.TooLarge}, // 8,000 after resampling
 		{"samples after resampling", `{}`, wav, Limits{Samples: 90000}, media.TooLarge},
 		{"rate", `{}`, wav, Limits{Rate: 7999}, media.TooLarge},
 		{"channels", `{}`, wav, Limits{Channels: 1}, media.TooLarge},
