@@ -621,7 +621,7 @@ func TestReloadUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	for i := range 200 {
+	for i := range 1000 {
 		mu.Lock()
 		broken = i%2 == 1
 		mu.Unlock()
