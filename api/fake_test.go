@@ -110,7 +110,10 @@ func (f *fake) Predict(ctx context.Context, it pipeline.Item, _ pipeline.Predict
 }
 
 // PlanDecode costs what Plan does.
-func (f *fake) PlanDecode(context.Context, pipeline.Item, pipeline.DecodeOptions) (pipeline.Plan, error) {
+func (f *fake) PlanDecode(_ context.Context, it pipeline.Item, _ pipeline.DecodeOptions) (pipeline.Plan, error) {
+	if !slices.Equal(it.Latents.Shape, []int{1, 2}) {
+		return pipeline.Plan{}, fmt.Errorf("fake: %w: latents %v", pipeline.ErrInput, it.Latents.Shape)
+	}
 	return pipeline.Plan{FLOPs: f.cost}, nil
 }
 

@@ -115,6 +115,7 @@ func (s *Server) responder(w http.ResponseWriter, r *http.Request, j *job) (*res
 	default:
 		return nil, fieldProblem("encoding", "wants base64 or float, not "+quote(j.req.Encoding))
 	}
+	identify(w, j.model)
 	return &responder{s: s, w: w, ctx: r.Context(), j: j, f: f}, nil
 }
 
@@ -170,7 +171,6 @@ func (o *responder) end() error {
 	h := o.w.Header()
 	h.Set("Content-Type", o.f.mediaType)
 	h.Set("Content-Length", strconv.Itoa(buf.Len()))
-	h.Set("X-Model-Digest", o.j.model.Info().Digest)
 	_, err = buf.WriteTo(o.w)
 	return err
 }

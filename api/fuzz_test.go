@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/mmserve/mmserve/api"
+	"github.com/mmserve/mmserve/tensor"
+	"github.com/mmserve/mmserve/weights"
 )
 
 // commands reports whether a body may tell the fake model to misbehave: by a word of its own,
@@ -45,12 +47,13 @@ func FuzzJSONBodies(f *testing.F) {
 	f.Add([]byte(`{"inputs":[{"name":"array","datatype":"FP32","shape":[1,1,2],"data":[1,2]}],"parameters":{"timeout":1e300}}`))
 	f.Add([]byte(`{"messages":[{"role":"user","content":[{"type":"text","text":"<image>"}]}],"n":1}`))
 	f.Add([]byte(`{"prompt":"<image>","content":[{"type":"input_audio","input_audio":{"data":"AA"}}]}`))
+	f.Add([]byte(`{"inputs":[{"id":"a","latents":{"shape":[1,2],"dtype":"f32","data":[1,2]}}],"queries":{"shape":[1],"data":[1]},"positions":[1]}`))
 	s := &api.Server{Store: newFake(1).store()}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		if commands(body) {
 			return
 		}
-		for _, path := range []string{"/v1/encode", "/v1/predict", "/v1/plan", "/v1/embeddings", "/v1/chat/completions", "/v1/generate", "/v2/models/fake/infer"} {
+		for _, path := range []string{"/v1/encode", "/v1/decode", "/v1/predict", "/v1/plan", "/v1/embeddings", "/v1/chat/completions", "/v1/generate", "/v2/models/fake/infer"} {
 			fuzzRoute(t, s, path, "application/json", "", body)
 		}
 	})
@@ -80,5 +83,23 @@ func FuzzMultipart(f *testing.F) {
 			return
 		}
 		fuzzRoute(t, s, "/v1/encode", "multipart/form-data; boundary=b", "", body)
+		fuzzRoute(t, s, "/v1/decode", "multipart/form-data; boundary=b", "", body)
+	})
+}
+
+func FuzzLatentFiles(f *testing.F) {
+	var npy, safe bytes.Buffer
+	latents := tensor.Of([]float32{1, 2}, 1, 2)
+	if err := weights.WriteNPY(&npy, latents, weights.F16); err != nil {
+		f.Fatal(err)
+	}
+	if err := weights.WriteSafetensors(&safe, map[string]tensor.Tensor{"3.latents": latents, "queries": latents}, weights.BF16, map[string]string{"model_digest": "sha256:abcdef"}); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(npy.Bytes())
+	f.Add(safe.Bytes())
+	s := &api.Server{Store: newFake(1).store()}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		fuzzRoute(t, s, "/v1/decode", "application/octet-stream", "", body)
 	})
 }

@@ -35,14 +35,17 @@ type wireModel struct {
 
 // wireLimits is what one request may hold.
 type wireLimits struct {
-	Items     int   `json:"max_items"`
-	BodyBytes int64 `json:"max_body_bytes"`
+	Items       int   `json:"max_items"`
+	BodyBytes   int64 `json:"max_body_bytes"`
+	AnswerBytes int64 `json:"max_answer_bytes"` // of tensors
+	DeadlineMS  int64 `json:"max_deadline_ms"`
+	Tokens      int   `json:"max_tokens"` // of a generation
 }
 
 func (s *Server) wireModel(st pipeline.Status) wireModel {
 	return wireModel{
 		ID: st.Name, Object: "model", Owner: "mmserve", State: st.State, Users: st.Users, Error: st.Error,
-		Info: st.Loaded, Limits: &wireLimits{s.maxItems(), s.maxBody()}, Default: st.Name == s.Default,
+		Info: st.Loaded, Limits: &wireLimits{s.maxItems(), s.maxBody(), s.maxAnswer(), s.deadline().Milliseconds(), maxGenerated}, Default: st.Name == s.Default,
 	}
 }
 

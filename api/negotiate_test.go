@@ -33,3 +33,27 @@ func TestGenerateAccepts(t *testing.T) {
 		t.Errorf("%v", a.header)
 	}
 }
+
+// Every answer of a model says in a header which it is of, whatever its form.
+func TestModelDigestHeader(t *testing.T) {
+	s := newSite(t, &api.Server{})
+	want := s.want(s.post("/v1/encode", texts("", "a")), 200).json(t)["model_digest"]
+	chat := `{"messages":[{"role":"user","content":"a"}],"max_tokens":1`
+	for _, c := range []struct{ path, body, accept string }{
+		{"/v1/encode", texts("", "a"), "application/x-ndjson"}, {"/v1/encode", texts("", "a"), "application/x-npy"},
+		{"/v1/predict", texts("", "a"), ""}, {"/v1/predict", texts("", "a"), "application/x-ndjson"}, {"/v1/plan", texts("", "a"), ""},
+		{"/v1/generate", `{"prompt":"a","max_tokens":1}`, ""}, {"/v1/generate", `{"prompt":"a","max_tokens":1}`, "application/json"},
+		{"/v1/chat/completions", chat + `}`, ""}, {"/v1/chat/completions", chat + `,"stream":true}`, ""}, {"/v1/embeddings", `{"input":"a"}`, ""},
+		{"/v2/models/default/infer", `{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["a"]}]}`, ""},
+	} {
+		if a := s.want(s.post(c.path, c.body, "Accept", c.accept), 200); a.header.Get("X-Model-Digest") != want {
+			t.Errorf("%s (%s): %v", c.path, c.accept, a.header)
+		}
+	}
+	limits := s.want(s.do("GET", "/v1/models/default", nil), 200).json(t)["limits"].(map[string]any)
+	for _, name := range []string{"max_items", "max_body_bytes", "max_answer_bytes", "max_deadline_ms", "max_tokens"} {
+		if n, _ := limits[name].(float64); n < 1 {
+			t.Errorf("limits %v lack %s", limits, name)
+		}
+	}
+}

@@ -134,6 +134,7 @@ func (s *Server) oipInfer(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer release()
+	identify(w, m)
 	asked := req.Outputs
 	if len(asked) == 0 {
 		asked = []oipOutput{{Name: pipeline.OutputLatents}}

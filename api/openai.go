@@ -52,6 +52,7 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer release()
+	identify(w, m)
 	j := &job{req: &workRequest{Model: name, Atomic: true}, items: items, model: m, plan: m.Plan, ctx: r.Context()}
 	data := make([]any, 0, len(items))
 	tokens := 0
@@ -442,6 +443,7 @@ func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string
 		return err
 	}
 	defer release()
+	identify(w, m)
 	g, ok := m.(pipeline.Generator)
 	if !ok {
 		return fmt.Errorf("%w: %s has no language model", pipeline.ErrNoTask, name)

@@ -74,6 +74,13 @@ func (s *Server) start(r *http.Request, req *workRequest, items []pipeline.Item)
 	return j, nil
 }
 
+// identify says in a header which model an answer is of.
+func identify(w http.ResponseWriter, m pipeline.Model) {
+	if digest := m.Info().Digest; digest != "" {
+		w.Header().Set("X-Model-Digest", digest)
+	}
+}
+
 func (j *job) end() {
 	j.release()
 	j.cancel()
