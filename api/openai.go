@@ -455,9 +455,10 @@ func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string
 			return err
 		}
 		all.FLOPs += plan.FLOPs
+		all.Decoding += plan.Decoding
 		all.DecodedBytes += plan.DecodedBytes
 	}
-	leave, err := s.queue.place(r.Context()).Enter(r.Context(), all.FLOPs)
+	leave, err := s.queue.place(r.Context()).Enter(r.Context(), turnCost(all))
 	if err != nil {
 		return err
 	}

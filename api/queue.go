@@ -28,6 +28,7 @@ type Queue struct {
 	mu       sync.Mutex
 	admitted float64 // cost running, waiting and held by places
 	running  int
+	turning  float64   // cost running
 	waiting  list.List // of *ticket, in order of arrival
 	places   list.List // of *Place that hold a cost, in order of arrival
 	rate     float64   // measured FLOPs a second, exponentially averaged
@@ -51,7 +52,10 @@ const (
 const assumedRate = 50e9
 
 // ticket is a place in the queue; ready is closed when its turn has come.
-type ticket struct{ ready chan struct{} }
+type ticket struct {
+	ready chan struct{}
+	cost  float64
+}
 
 // Saturated says that the queue is full, and when to come again.
 type Saturated struct{ RetryAfter time.Duration }
@@ -184,7 +188,8 @@ func (q *Queue) drain() float64 {
 	}
 	if !q.left.IsZero() && q.done > 0 {
 		const patience = 4 // mean times between ends before a stall is believed
-		rate = min(rate, patience*q.done/max(q.clock().Sub(q.left).Seconds(), 1e-9))
+		// What runs may be much larger than what ended.
+		rate = min(rate, patience*max(q.done, q.turning)/max(q.clock().Sub(q.left).Seconds(), 1e-9))
 	}
 	return rate
 }
@@ -216,11 +221,11 @@ func (q *Queue) enter(ctx context.Context, flops float64) (leave func(), err err
 	}
 	q.admitted += flops
 	if q.running < q.slots() && q.waiting.Len() == 0 {
-		q.running++
+		q.begin(flops)
 		q.mu.Unlock()
 		return q.leave(flops), nil
 	}
-	t := &ticket{ready: make(chan struct{})}
+	t := &ticket{make(chan struct{}), flops}
 	place := q.waiting.PushBack(t)
 	q.mu.Unlock()
 	select {
@@ -232,8 +237,7 @@ func (q *Queue) enter(ctx context.Context, flops float64) (leave func(), err err
 	defer q.mu.Unlock()
 	select {
 	case <-t.ready: // the turn came at the same moment: pass it on
-		q.running--
-		q.next()
+		q.end(flops)
 	default:
 		q.waiting.Remove(place)
 	}
@@ -249,9 +253,21 @@ func (q *Queue) leave(flops float64) func() {
 		defer q.mu.Unlock()
 		q.measure(flops, begin)
 		q.admitted = max(0, q.admitted-flops)
-		q.running--
-		q.next()
+		q.end(flops)
 	})
+}
+
+// begin counts a turn that begins. The lock is held.
+func (q *Queue) begin(flops float64) {
+	q.running++
+	q.turning += flops
+}
+
+// end counts a turn that ends, and gives its slot to who waits longest. The lock is held.
+func (q *Queue) end(flops float64) {
+	q.running--
+	q.turning = max(0, q.turning-flops)
+	q.next()
 }
 
 // measure learns from a turn that ends now. While others wait, the rate is what ends in the
@@ -291,7 +307,7 @@ func average(old, v float64) float64 {
 func (q *Queue) next() {
 	for q.running < q.slots() && q.waiting.Len() > 0 {
 		t := q.waiting.Remove(q.waiting.Front()).(*ticket)
-		q.running++
+		q.begin(t.cost)
 		close(t.ready)
 	}
 }

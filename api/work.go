@@ -119,7 +119,7 @@ func (s *Server) one(j *job, it pipeline.Item, r *result, run func(context.Conte
 		return err
 	}
 	stop = stage(j.ctx, "queue")
-	leave, err := s.queue.place(j.ctx).Enter(j.ctx, r.plan.FLOPs)
+	leave, err := s.queue.place(j.ctx).Enter(j.ctx, turnCost(r.plan))
 	stop()
 	if err != nil {
 		return err
@@ -138,6 +138,15 @@ func (s *Server) one(j *job, it pipeline.Item, r *result, run func(context.Conte
 	}
 	return s.ledgerOf(j.ctx).keep(r.bytes())
 }
+
+// coreRate is the FLOPs a second that a core does in passes of a few milliseconds: 1,428 texts a
+// second of 67 MFLOPs each on two cores (docs/performance.md).
+const coreRate = 50e9
+
+// turnCost is what a plan counts as in the queue: its network's FLOPs, and what a core would do
+// in the time that decoding takes it. A large picture or a long recording may be little to a
+// small network, and holds a turn all the same.
+func turnCost(p pipeline.Plan) float64 { return p.FLOPs + coreRate*p.Decoding.Seconds() }
 
 // modelOf is a model's name without the digest that a request may add.
 func modelOf(name string) string {

@@ -3,6 +3,7 @@ package modality
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/mmserve/mmserve/modality/media"
 )
@@ -94,6 +95,9 @@ type Cost struct {
 	Rows         int     `json:"rows"`                  // M of the array
 	RowChannels  int     `json:"row_channels"`          // C of the array
 	DecodedBytes int64   `json:"decoded_bytes"`         // memory Adapt and the array hold at most
+	// Decoding is about how long decoding and preparing the input takes one core; zero when that
+	// is next to nothing or not known. It is for queues, and no answer shows it.
+	Decoding time.Duration `json:"-"`
 	// Estimated is set when the header does not tell the rows exactly (a forward-only stream, a
 	// table with rows to skip): Rows is then an upper bound.
 	Estimated bool     `json:"estimated,omitempty"`

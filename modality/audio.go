@@ -314,6 +314,10 @@ func (a *audioAdapter) cost(info audiofile.Info, l Limits) (Cost, error) {
 	}
 	c.Rows = int(rows)
 	c.DecodedBytes = a.memory(rows)
+	if a.o.Length > 0 { // no more is decoded than that takes
+		frames = min(frames, audiofile.ResampledLen(a.o.Length, a.rate(info), info.Rate))
+	}
+	c.Decoding = decoding(frames*int64(info.Channels), perSample)
 	return c, nil
 }
 

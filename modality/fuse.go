@@ -47,6 +47,7 @@ func Fuse(channels int, members ...Member) (*Array, error) {
 			out.Notes = append(out.Notes, m.Name+": "+n)
 		}
 		out.Cost.DecodedBytes += m.Array.Cost.DecodedBytes
+		out.Cost.Decoding += m.Array.Cost.Decoding
 		out.OnClose(m.Array.Close)
 	}
 	out.Spans = f.spans
@@ -199,6 +200,7 @@ func (a *fuseAdapter) Plan(ctx context.Context, h Header) (Cost, error) {
 		out.Rows += c.Rows
 		out.RowChannels = max(out.RowChannels, c.RowChannels)
 		out.DecodedBytes += c.DecodedBytes
+		out.Decoding += c.Decoding
 		out.Estimated = out.Estimated || c.Estimated
 		for _, n := range c.Notes {
 			out.Notes = append(out.Notes, p.Modality+": "+n)

@@ -119,6 +119,7 @@ func (a *imageAdapter) cost(c imagefile.Config, l Limits) (Cost, error) {
 	}
 	cost.Rows = rows * cols
 	cost.DecodedBytes = c.DecodedBytes + 3*int64(c.Width)*int64(c.Height) + 3*int64(size[1])*int64(max(size[0], c.Height))
+	cost.Decoding = decoding(int64(c.Width)*int64(c.Height), perPixel)
 	cost.Notes = append(append(cost.Notes, c.Notes...), a.processor.notes(c.Width, c.Height)...)
 	if lostY, lostX := size[0]-rows*a.o.Patch, size[1]-cols*a.o.Patch; lostY+lostX > 0 {
 		cost.Notes = append(cost.Notes, fmt.Sprintf("%d rows and %d columns of pixels beyond the last whole patch dropped", lostY, lostX))

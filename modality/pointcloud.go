@@ -207,7 +207,7 @@ func (a *pointAdapter) Plan(ctx context.Context, h Header) (Cost, error) {
 	if c.Rows, err = a.rows(points, l); err != nil && !c.Estimated {
 		return c, err
 	}
-	c.DecodedBytes = a.memory(points, r.Header)
+	c.DecodedBytes, c.Decoding = a.memory(points, r.Header), decoding(points, perPoint)
 	if a.o.Points > 0 && a.o.Sampling == "farthest" && c.Points > 0 {
 		if err := farthestLimits(c.Points, a.o.Points, l); err != nil {
 			return c, err

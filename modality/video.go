@@ -255,6 +255,11 @@ func (a *videoAdapter) cost(c videofile.Config, l Limits) (Cost, []int, error) {
 	d := a.dims(len(frames))
 	rows := int64(d[0]) * int64(d[1]) * int64(d[2])
 	out.Rows = int(min(rows, l.Rows))
+	decoded := len(frames)
+	if c.MediaType == "image/gif" { // a frame is a change of the one before
+		decoded = frames[len(frames)-1] + 1
+	}
+	out.Decoding = decoding(int64(decoded)*int64(c.Width)*int64(c.Height), perPixel)
 	out.DecodedBytes = c.DecodedBytes + 3*int64(c.Width)*int64(c.Height) + min(a.frameBytes()*int64(len(frames)), max(heldVideo, a.frameBytes()*int64(a.o.Patch[0])))
 	if err := media.Check("video: decoded bytes", l.Decoded, out.DecodedBytes); err != nil {
 		return out, nil, err

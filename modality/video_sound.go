@@ -24,6 +24,7 @@ func (a *videoAdapter) withSound(ctx context.Context, cost Cost, c videofile.Con
 	cost.Rows += sound.Rows
 	cost.RowChannels = max(cost.RowChannels, sound.RowChannels)
 	cost.DecodedBytes += sound.DecodedBytes
+	cost.Decoding += sound.Decoding
 	cost.Estimated = cost.Estimated || sound.Estimated
 	return cost, media.Check("video: rows", l.Rows, int64(cost.Rows))
 }

@@ -56,6 +56,11 @@ func (m *imageModel) learned() bool {
 	return m.info.Architecture == "PerceiverForImageClassificationLearned"
 }
 
+// convolves reports whether a convolution goes before the encoder.
+func (m *imageModel) convolves() bool {
+	return m.info.Architecture == "PerceiverForImageClassificationConvProcessing"
+}
+
 func (m *imageModel) benchSide() int {
 	if m.learned() {
 		return m.net.Config.ImageSize
@@ -65,7 +70,7 @@ func (m *imageModel) benchSide() int {
 
 // grid is the number of rows that h×w pixels become.
 func (m *imageModel) grid(h, w int) []int {
-	if m.info.Architecture == "PerceiverForImageClassificationConvProcessing" {
+	if m.convolves() {
 		h, w = ((h-1)/2+1-3)/2+1, ((w-1)/2+1-3)/2+1
 	}
 	return []int{h, w}
@@ -104,7 +109,11 @@ func (m *imageModel) plan(cost modality.Cost) (Plan, error) {
 	h, w := size[0], size[1]
 	g := m.grid(h, w)
 	cost.Rows, cost.RowChannels = g[0]*g[1], m.net.Encoder.Channels()
-	cost.DecodedBytes += int64(12 * h * w)
+	cost.DecodedBytes += bytesOf(3*h, w)
+	if m.convolves() {
+		// The pixels once more, what 64 filters make of them at half the size, and their maxima twice.
+		cost.DecodedBytes += bytesOf(3*h, w) + bytesOf((h+1)/2*((w+1)/2), 64) + bytesOf(2*cost.Rows, 64)
+	}
 	f, err := m.flops(h, w)
 	return Plan{Cost: cost, FLOPs: f}, err
 }

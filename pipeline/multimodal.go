@@ -196,7 +196,10 @@ func (m *multimodalModel) Plan(ctx context.Context, it Item) (Plan, error) {
 			return Plan{}, err
 		}
 		cost.DecodedBytes += heard.DecodedBytes
+		cost.Decoding += heard.Decoding
 	}
+	// All pixels and samples are held, the samples as they came and as they are taken.
+	cost.DecodedBytes += bytesOf(cost.Rows, cost.RowChannels) + bytesOf(2, m.samples())
 	cost.Rows, cost.RowChannels = m.rows(), m.net.Encoder.Channels()
 	return Plan{Cost: cost, FLOPs: m.flops()}, nil
 }

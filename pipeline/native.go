@@ -252,6 +252,7 @@ func (m *nativeModel) planned(ctx context.Context, it Item) ([]nativePart, Plan,
 		} else {
 			plan.Modality, plan.MediaType = "fuse", ""
 			plan.DecodedBytes += p.cost.DecodedBytes
+			plan.Decoding += p.cost.Decoding
 		}
 		rows += n
 		plan.DecodedBytes += held

@@ -69,11 +69,14 @@ func (m *flowModel) Plan(ctx context.Context, it Item) (Plan, error) {
 			return Plan{}, fmt.Errorf("pipeline: %w: optical flow: frames differ in size: %d×%d and %d×%d", ErrInput, p.Width, p.Height, cost.Width, cost.Height)
 		}
 		cost.DecodedBytes += p.DecodedBytes
+		cost.Decoding += p.Decoding
 		p.Cost = cost
 	}
 	if p.Height < m.tiles.th || p.Width < m.tiles.tw {
 		return Plan{}, m.tiles.tooSmall(p.Height, p.Width)
 	}
+	// The pictures, the field with its weights, and a tile of both.
+	p.DecodedBytes += int64(6*p.Width*p.Height) + bytesOf(p.Width*p.Height, 3) + bytesOf(6*m.tiles.th, m.tiles.tw)
 	p.Frames, p.Rows, p.RowChannels = 2, p.Width*p.Height, m.net.Encoder.Channels()
 	n := distinct(tileCorners(p.Height, m.tiles.th, m.tiles.overlap)) * distinct(tileCorners(p.Width, m.tiles.tw, m.tiles.overlap))
 	p.FLOPs = float64(n) * m.flops()

@@ -104,6 +104,8 @@ func (m *pictureModel) Plan(ctx context.Context, it Item) (Plan, error) {
 		if i == 0 {
 			plan.Cost = cost
 			plan.Rows = 0
+		} else {
+			plan.Decoding += cost.Decoding
 		}
 		for _, s := range pictures {
 			t := m.net.Tower.Config
