@@ -3,12 +3,13 @@ package modality
 import "time"
 
 // What decoding and preparing a medium takes on one core: pixels to a resized picture, samples to
-// resampled features, points to rows. Measured by BenchmarkDecoding on a Zen 4 core; formats lie
-// within a factor of two or three of these, which is as near as a queue needs.
+// resampled features, points to rows. BenchmarkDecoding measures them; beside them is the least of
+// eight runs on a core of a Zen 4 server. Formats lie within a factor of four, which is as near as
+// a queue needs.
 const (
-	perPixel  = 40 * time.Nanosecond  // PNG 83, JPEG 38, GIF 22
-	perSample = 100 * time.Nanosecond // MP3 190, Vorbis 108, FLAC 100
-	perPoint  = 60 * time.Nanosecond  // tables as text 114, binary 21
+	perPixel  = 40 * time.Nanosecond  // PNG 74, JPEG 38, GIF 21
+	perSample = 100 * time.Nanosecond // MP3 198, Vorbis 113, FLAC 110
+	perPoint  = 60 * time.Nanosecond  // a table of text 114, PLY of floats 17
 )
 
 // decoding is the time of n things that take each so long.
