@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,11 +9,9 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/mmserve/mmserve/modality/media"
 	"github.com/mmserve/mmserve/pipeline"
 	"github.com/mmserve/mmserve/tensor"
 	"github.com/mmserve/mmserve/weights"
@@ -107,101 +104,6 @@ func (w *wireArray) tensor(field string) (tensor.Tensor, error) {
 	return weights.Raw{DType: dt, Shape: w.Shape, Data: raw}.Tensor(), nil
 }
 
-// arrays are the tensors of a file that latents were kept in.
-type arrays struct {
-	latents []tensor.Tensor // N×D each
-	names   []string        // of each, may be empty
-	queries tensor.Tensor
-	digest  string // of the model the file says it is of
-}
-
-// readArrays reads a NumPy file (N×D, or items×N×D), or a safetensors file as /v1/encode answers
-// it: "0.latents", "1.latents", …; "latents"; "queries"; other names are left alone.
-func readArrays(data []byte) (arrays, error) {
-	switch {
-	case bytes.HasPrefix(data, []byte("\x93NUMPY")):
-		raw, err := weights.ReadNPY(bytes.NewReader(data), int64(len(data)))
-		if err != nil {
-			return arrays{}, media.Wrap(err, media.Malformed, "npy")
-		}
-		t, err := floats("npy", raw)
-		return arrays{latents: apart(t)}, err
-	case len(data) > 8 && data[8] == '{':
-		return readSafetensors(data)
-	}
-	return arrays{}, media.Errorf(media.Unsupported, "latents are kept as NumPy (.npy) or safetensors files; this is neither")
-}
-
-func readSafetensors(data []byte) (arrays, error) {
-	var a arrays
-	file, err := weights.Parse("latents.safetensors", data)
-	if err != nil {
-		return a, media.Wrap(err, media.Malformed, "safetensors")
-	}
-	defer file.Close()
-	a.digest = file.Metadata()["model_digest"]
-	load := func(name string) (tensor.Tensor, error) {
-		raw, err := file.Load(name)
-		if err != nil {
-			return tensor.Tensor{}, media.Wrap(err, media.Malformed, "safetensors")
-		}
-		return floats(quote(name), raw)
-	}
-	numbered := map[int]string{}
-	for name := range file.Names() {
-		if name == "queries" {
-			if a.queries, err = load(name); err != nil {
-				return a, err
-			}
-		}
-		number, ok := strings.CutSuffix(name, "."+pipeline.OutputLatents)
-		if i, err := strconv.Atoi(number); ok && err == nil && i >= 0 {
-			numbered[i] = name
-		} else if name == pipeline.OutputLatents {
-			numbered[-1] = name
-		}
-	}
-	order := make([]int, 0, len(numbered))
-	for i := range numbered {
-		order = append(order, i)
-	}
-	slices.Sort(order)
-	for _, i := range order {
-		t, err := load(numbered[i])
-		if err != nil {
-			return a, err
-		}
-		for _, one := range apart(t) {
-			name := ""
-			if i >= 0 {
-				name = strconv.Itoa(i)
-			}
-			a.latents, a.names = append(a.latents, one), append(a.names, name)
-		}
-	}
-	return a, nil
-}
-
-// floats is a stored tensor of a floating-point type.
-func floats(name string, raw weights.Raw) (tensor.Tensor, error) {
-	if !raw.DType.Float() {
-		return tensor.Tensor{}, media.Errorf(media.Mismatch, "%s: values of type %s, want floating point", name, raw.DType)
-	}
-	return raw.Tensor(), nil
-}
-
-// apart divides items×N×D into items; anything else is one item, whose shape the model judges.
-func apart(t tensor.Tensor) []tensor.Tensor {
-	if len(t.Shape) != 3 {
-		return []tensor.Tensor{t}
-	}
-	items := make([]tensor.Tensor, t.Dim(0))
-	for i := range items {
-		items[i] = t.At(i)
-	}
-	return items
-}
-
 // parseDecode reads a request in any of three forms: JSON; multipart (a part "request" with the
 // JSON, a file "queries", and files of latents); or a raw file of latents. The query says what JSON
 // does not.
@@ -277,14 +179,14 @@ func (s *Server) decodeParts(r *http.Request, boundary string, req *decodeReques
 		if p.FormName() != "queries" {
 			return s.file(req, data, p.FormName())
 		}
-		a, err := readArrays(data)
+		f, err := pipeline.ReadLatents(data)
 		switch {
 		case err != nil:
 			return err
-		case a.queries.Shape != nil:
-			req.queries = a.queries
-		case len(a.latents) == 1: // a NumPy file, which names nothing
-			req.queries = a.latents[0]
+		case f.Queries.Shape != nil:
+			req.queries = f.Queries
+		case len(f.Latents) == 1: // a NumPy file, which names nothing
+			req.queries = f.Latents[0]
 		default:
 			return fieldProblem("queries", "wants one array O×E")
 		}
@@ -294,26 +196,26 @@ func (s *Server) decodeParts(r *http.Request, boundary string, req *decodeReques
 
 // file adds the items of a file of latents.
 func (s *Server) file(req *decodeRequest, data []byte, id string) error {
-	a, err := readArrays(data)
+	f, err := pipeline.ReadLatents(data)
 	if err != nil {
 		return err
 	}
-	if a.queries.Shape != nil {
-		req.queries = a.queries
+	if f.Queries.Shape != nil {
+		req.queries = f.Queries
 	}
-	if a.digest != "" {
-		if req.ModelDigest != "" && !pipeline.SameDigest(a.digest, req.ModelDigest) {
-			return problem(codeBadInput, "the file's latents are of model "+quote(a.digest)+", the request says "+quote(req.ModelDigest))
+	if f.Digest != "" {
+		if req.ModelDigest != "" && !pipeline.SameDigest(f.Digest, req.ModelDigest) {
+			return problem(codeBadInput, "the file's latents are of model "+quote(f.Digest)+", the request says "+quote(req.ModelDigest))
 		}
-		req.ModelDigest = a.digest
+		req.ModelDigest = f.Digest
 	}
-	if n := len(req.items) + len(a.latents); n > s.maxItems() {
+	if n := len(req.items) + len(f.Latents); n > s.maxItems() {
 		return s.tooManyItems(n)
 	}
-	for i, t := range a.latents {
+	for i, t := range f.Latents {
 		name := id
-		if name == "" && i < len(a.names) {
-			name = a.names[i]
+		if name == "" {
+			name = f.Names[i]
 		}
 		req.items = append(req.items, pipeline.Item{ID: name, Latents: t})
 	}

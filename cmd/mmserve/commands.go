@@ -6,7 +6,7 @@ const defaultCommand = "serve"
 // commands lists every verb, in the order help shows them. One file each.
 func commands() []command {
 	return []command{
-		{"predict", "[--model DIR] [--top 5] [--json] INPUT… | --text T", "run a model's task on media and print the answer; - is standard input", predict},
+		{"predict", "[--model DIR] [--top 5] [--json] INPUT… | --text T | --latents FILE", "run a model's task on media and print the answer; - is standard input", predict},
 		{"encode", "[--model DIR] [--output latents] [--format json] [-o FILE] INPUT…", "turn media into latents, a pooled vector, the byte array, soft tokens or a language model server's payload", encode},
 		{"caption", "[--model DIR] [--json] FILE…", "say in words what a file shows", caption},
 		{"generate", "[--model DIR] [--image FILE]… --prompt TEXT [--max-tokens 64] [--temperature 0] [--json]", "continue a prompt about media, as the text comes", generate},

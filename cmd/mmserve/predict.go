@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -25,12 +26,13 @@ func predict(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error
 	var texts textFlag
 	fs.Var(&texts, "text", "the `TEXT`; [MASK] stands for a byte to fill in; twice for a pair")
 	together := fs.Bool("together", false, "several inputs are parts of one thing, such as a picture and its sound")
+	latents := fs.String("latents", "", "latents kept in `FILE` (.npy, .safetensors) in place of their input; an INPUT or --text goes along where the decoder asks with it")
 	file := fs.String("o", "", "`FILE` for optical flow (.flo or .png), reconstructed frames (a directory) and sound")
 	paths, err := parse(fs, args)
 	if err != nil {
 		return err
 	}
-	if len(paths) == 0 && len(texts) == 0 {
+	if len(paths) == 0 && len(texts) == 0 && *latents == "" {
 		return usagef("no input given")
 	}
 	if *top < 1 {
@@ -40,20 +42,7 @@ func predict(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error
 	if err != nil {
 		return err
 	}
-	several := len(paths)+len(texts) > 1 && !*together && slices.Contains(apart, model.Info().Task)
-	if several && *file != "" {
-		return usagef("-o takes the output of one input, not of %d", len(paths)+len(texts))
-	}
-	answer := func(name string, paths, texts []string) error {
-		it, done, err := openItem(ctx, e, paths, texts...)
-		if err != nil {
-			return err
-		}
-		defer done()
-		p, err := model.Predict(withProgress(ctx, e), it, pipeline.PredictOptions{Top: *top, Caption: true})
-		if err != nil {
-			return err
-		}
+	show := func(name string, p *pipeline.Prediction) error {
 		if *file != "" {
 			if err := writeArtifacts(e, *file, p); err != nil {
 				return err
@@ -70,6 +59,47 @@ func predict(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error
 		}
 		return printPrediction(e.stdout, p)
 	}
+	if *latents != "" {
+		items, err := keptItems(model, *latents)
+		if err != nil {
+			return err
+		}
+		if len(items) > 1 && *file != "" {
+			return usagef("-o takes the output of one input, not of %d", len(items))
+		}
+		for _, kept := range items {
+			it, done, err := openItem(ctx, e, paths, texts...)
+			if err != nil {
+				return err
+			}
+			it.Latents = kept.Latents
+			d, err := model.(pipeline.LatentDecoder).Decode(withProgress(ctx, e), it, pipeline.DecodeOptions{Top: *top})
+			done()
+			if err != nil {
+				return fmt.Errorf("%s: %w", *latents, err)
+			}
+			if err := show(kept.ID, d.Prediction); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	several := len(paths)+len(texts) > 1 && !*together && slices.Contains(apart, model.Info().Task)
+	if several && *file != "" {
+		return usagef("-o takes the output of one input, not of %d", len(paths)+len(texts))
+	}
+	answer := func(name string, paths, texts []string) error {
+		it, done, err := openItem(ctx, e, paths, texts...)
+		if err != nil {
+			return err
+		}
+		defer done()
+		p, err := model.Predict(withProgress(ctx, e), it, pipeline.PredictOptions{Top: *top, Caption: true})
+		if err != nil {
+			return err
+		}
+		return show(name, p)
+	}
 	if !several {
 		return answer("", paths, texts)
 	}
@@ -81,6 +111,32 @@ func predict(ctx context.Context, e *env, fs *flag.FlagSet, args []string) error
 		}
 		return answer(fmt.Sprintf("%q", input), nil, []string{input})
 	})
+}
+
+// keptItems reads a file of latents that a model is to decode.
+func keptItems(model pipeline.Model, path string) ([]pipeline.Item, error) {
+	info := model.Info()
+	if _, ok := model.(pipeline.LatentDecoder); !ok {
+		return nil, fmt.Errorf("%s: %w: latents are not enough for it", info.Architecture, pipeline.ErrNoTask)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := pipeline.ReadLatents(data)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", path, err)
+	case f.Digest != "" && !pipeline.SameDigest(info.Digest, f.Digest):
+		return nil, fmt.Errorf("%s: latents of model %s, this is %s", path, f.Digest, info.Digest)
+	case len(f.Latents) == 0:
+		return nil, fmt.Errorf("%s: holds no latents", path)
+	}
+	items := make([]pipeline.Item, len(f.Latents))
+	for i, x := range f.Latents {
+		items[i] = pipeline.Item{ID: f.Names[i], Latents: x}
+	}
+	return items, nil
 }
 
 // printPrediction writes a prediction for people.

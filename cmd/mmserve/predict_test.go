@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -127,6 +129,43 @@ func TestCaptionSeveral(t *testing.T) {
 		t.Errorf("status %d: %s", code, out)
 	}
 	if code, _, errs := mmserve(t, "caption", "--model", data("reference", "perceiver", "mlm_language"), a); code != 1 || !strings.Contains(errs, "caption language model") {
+		t.Errorf("status %d: %s", code, errs)
+	}
+}
+
+// Latents that encode wrote are answered as their input is, with the input where it is asked for.
+func TestPredictLatents(t *testing.T) {
+	dir := t.TempDir()
+	run := func(args ...string) string {
+		t.Helper()
+		code, out, errs := mmserve(t, args...)
+		if code != 0 {
+			t.Fatalf("%v: status %d: %s", args, code, errs)
+		}
+		return out
+	}
+	classifier := []string{"--model", data("reference", "perceiver", "seqcls_blocks3_q")}
+	mlm := []string{"--model", data("reference", "perceiver", "mlm_language")}
+	for _, c := range []struct {
+		name, file string
+		model      []string
+		input, too []string
+	}{
+		{"classes npy", "a.npy", classifier, []string{"--text", "abc"}, nil},
+		{"classes safetensors", "a.safetensors", classifier, []string{"--text", "abc"}, nil},
+		{"masks", "m.npy", mlm, []string{"--text", "ab[MASK]"}, []string{"--text", "ab[MASK]"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			kept := filepath.Join(dir, c.file)
+			run(slices.Concat([]string{"encode", "--format", strings.TrimPrefix(filepath.Ext(kept), "."), "-o", kept}, c.model, c.input)...)
+			want := run(slices.Concat([]string{"predict", "--top", "2"}, c.model, c.input)...)
+			if got := run(slices.Concat([]string{"predict", "--top", "2", "--latents", kept}, c.model, c.too)...); got != want || want == "" {
+				t.Errorf("%q, the input gives %q", got, want)
+			}
+		})
+	}
+	code, _, errs := mmserve(t, append([]string{"predict", "--latents", data("media", "text", "udhr_eng.txt")}, mlm...)...)
+	if code == 0 || !strings.Contains(errs, "neither") {
 		t.Errorf("status %d: %s", code, errs)
 	}
 }
