@@ -282,6 +282,8 @@ func TestWaitingEndsWithItsClient(t *testing.T) {
 			close(thaw)
 			first.Wait()
 			s.atRest()
+			s.Client().Timeout = 20 * time.Second
+			s.want(s.post("/v1/encode", body), 200) // what they waited for is free
 		})
 	}
 	t.Run("for the body", func(t *testing.T) {
