@@ -179,7 +179,7 @@ func (s *Server) decodeParts(r *http.Request, boundary string, req *decodeReques
 		if p.FormName() != "queries" {
 			return s.file(req, data, p.FormName())
 		}
-		f, err := pipeline.ReadLatents(data)
+		f, err := pipeline.ReadLatents(data, 1)
 		switch {
 		case err != nil:
 			return err
@@ -196,7 +196,7 @@ func (s *Server) decodeParts(r *http.Request, boundary string, req *decodeReques
 
 // file adds the items of a file of latents.
 func (s *Server) file(req *decodeRequest, data []byte, id string) error {
-	f, err := pipeline.ReadLatents(data)
+	f, err := pipeline.ReadLatents(data, s.maxItems()-len(req.items))
 	if err != nil {
 		return err
 	}
@@ -208,9 +208,6 @@ func (s *Server) file(req *decodeRequest, data []byte, id string) error {
 			return problem(codeBadInput, "the file's latents are of model "+quote(f.Digest)+", the request says "+quote(req.ModelDigest))
 		}
 		req.ModelDigest = f.Digest
-	}
-	if n := len(req.items) + len(f.Latents); n > s.maxItems() {
-		return s.tooManyItems(n)
 	}
 	for i, t := range f.Latents {
 		name := id

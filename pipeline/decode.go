@@ -95,7 +95,13 @@ func (b *base) decodes(it Item, opt DecodeOptions, usual ...string) ([]string, e
 	case len(outputs) == 0:
 		outputs = usual
 	}
-	for _, o := range outputs {
+	if len(outputs) > len(b.info.Decodes) {
+		return refuse("%d outputs are named, there are %d", len(outputs), len(b.info.Decodes))
+	}
+	for i, o := range outputs {
+		if slices.Contains(outputs[:i], o) {
+			return refuse("output %.40q is named twice", o)
+		}
 		if !slices.Contains(b.info.Decodes, o) {
 			return nil, b.noTask(fmt.Sprintf("its latents do not give %.40q; they give %s", o, strings.Join(b.info.Decodes, ", ")))
 		}

@@ -329,6 +329,8 @@ func TestDecodeRefuses(t *testing.T) {
 		{"nan", "perceiver/image_fourier", pipeline.Item{Latents: nan(ramp(6, 32))}, pipeline.DecodeOptions{}, pipeline.ErrInput, "NaN"},
 		{"content", "perceiver/image_fourier", pipeline.Item{Latents: ramp(6, 32), Parts: text}, pipeline.DecodeOptions{}, pipeline.ErrInput, "latents are enough"},
 		{"output", "perceiver/image_fourier", pipeline.Item{Latents: ramp(6, 32)}, pipeline.DecodeOptions{Outputs: []string{"flow"}}, pipeline.ErrNoTask, "classes, logits, answers"},
+		{"output twice", "perceiver/image_fourier", pipeline.Item{Latents: ramp(6, 32)}, pipeline.DecodeOptions{Outputs: []string{"logits", "logits"}}, pipeline.ErrInput, "named twice"},
+		{"many outputs", "perceiver/image_fourier", pipeline.Item{Latents: ramp(6, 32)}, pipeline.DecodeOptions{Outputs: slices.Repeat([]string{"logits"}, 4)}, pipeline.ErrInput, "4 outputs"},
 		{"no queries", "perceiver/image_fourier", pipeline.Item{Latents: ramp(6, 32)}, pipeline.DecodeOptions{Outputs: []string{"answers"}}, pipeline.ErrInput, "both or neither"},
 		{"unasked queries", "perceiver/image_fourier", pipeline.Item{Latents: ramp(6, 32)}, pipeline.DecodeOptions{Outputs: []string{"classes"}, Queries: ramp(1, 32)}, pipeline.ErrInput, "both or neither"},
 		{"query width", "perceiver/image_fourier", pipeline.Item{Latents: ramp(6, 32)}, pipeline.DecodeOptions{Queries: ramp(4, 31)}, pipeline.ErrInput, "queries [4 31], want O×32"},
@@ -367,6 +369,38 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 	it.Parts = []pipeline.Part{drawn(t, 20, 20)}
 	if _, err := m.PlanDecode(t.Context(), it, pipeline.DecodeOptions{}); !errors.Is(err, pipeline.ErrInput) || !strings.Contains(err.Error(), "only a text") {
+		t.Error(err)
+	}
+}
+
+// A file of latents is divided into at most as many items as the reader takes, whatever its header says.
+func TestReadLatents(t *testing.T) {
+	file := func(shape ...int) []byte {
+		t.Helper()
+		var b bytes.Buffer
+		if err := weights.WriteNPY(&b, tensor.New(shape...), weights.F16); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	if f, err := pipeline.ReadLatents(file(3, 2, 5), 3); err != nil || len(f.Latents) != 3 || !slices.Equal(f.Latents[2].Shape, []int{2, 5}) {
+		t.Errorf("%+v, %v", f, err)
+	}
+	for _, shape := range [][]int{{4, 2, 5}, {1 << 30, 0, 5}, {1 << 16, 1, 1}} {
+		if _, err := pipeline.ReadLatents(file(shape...), 3); media.CodeOf(err) != media.TooLarge {
+			t.Errorf("%v: %v", shape, err)
+		}
+	}
+	var b bytes.Buffer
+	many := map[string]tensor.Tensor{"latents": ramp(2, 5), "10.latents": ramp(2, 5), "2.latents": ramp(2, 5), "-1.latents": ramp(2, 5), "2.pooled": ramp(5)}
+	if err := weights.WriteSafetensors(&b, many, weights.F32, map[string]string{"model_digest": "sha256:12"}); err != nil {
+		t.Fatal(err)
+	}
+	f, err := pipeline.ReadLatents(b.Bytes(), 3)
+	if err != nil || !slices.Equal(f.Names, []string{"", "2", "10"}) || f.Digest != "sha256:12" {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if _, err := pipeline.ReadLatents(b.Bytes(), 2); media.CodeOf(err) != media.TooLarge {
 		t.Error(err)
 	}
 }

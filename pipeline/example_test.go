@@ -56,3 +56,26 @@ func ExampleModel() {
 	}
 	// Output: PlayMusic
 }
+
+// Latents can be kept and asked later, without the medium that they are of.
+func ExampleLatentDecoder() {
+	ctx := context.Background()
+	model, err := pipeline.OpenFS(ctx, models.Default(), pipeline.Options{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	enc, err := model.Encode(ctx, pipeline.Item{Parts: []pipeline.Part{pipeline.TextPart("play some music from the sixties")}}, pipeline.EncodeOptions{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	decoder := model.(pipeline.LatentDecoder) // Info.Decodes says what it can be asked
+	d, err := decoder.Decode(ctx, pipeline.Item{Latents: enc.Latents}, pipeline.DecodeOptions{Outputs: []string{"snips"}, Top: 1})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(d.Prediction.Heads[0].Classes[0].Label)
+	// Output: PlayMusic
+}

@@ -22,8 +22,8 @@ type LatentFile struct {
 
 // ReadLatents reads a NumPy file (N×D, or items×N×D), or a safetensors file as the server and the
 // command line write it: "0.latents", "1.latents", …; "latents"; "queries"; other names are left
-// alone. What is neither, or not of floating point, is a *media.Error.
-func ReadLatents(data []byte) (LatentFile, error) {
+// alone. What is neither, is not of floating point or holds more than most items is a *media.Error.
+func ReadLatents(data []byte, most int) (LatentFile, error) {
 	switch {
 	case bytes.HasPrefix(data, []byte("\x93NUMPY")):
 		raw, err := weights.ReadNPY(bytes.NewReader(data), int64(len(data)))
@@ -31,14 +31,14 @@ func ReadLatents(data []byte) (LatentFile, error) {
 			return LatentFile{}, media.Wrap(err, media.Malformed, "npy")
 		}
 		var f LatentFile
-		return f, f.add("npy", "", raw)
+		return f, f.add("npy", "", raw, most)
 	case len(data) > 8 && data[8] == '{':
-		return readLatentTensors(data)
+		return readLatentTensors(data, most)
 	}
 	return LatentFile{}, media.Errorf(media.Unsupported, "latents are kept as NumPy (.npy) or safetensors files; this is neither")
 }
 
-func readLatentTensors(data []byte) (LatentFile, error) {
+func readLatentTensors(data []byte, most int) (LatentFile, error) {
 	fail := func(err error) (LatentFile, error) {
 		return LatentFile{}, media.Wrap(err, media.Malformed, "safetensors")
 	}
@@ -82,7 +82,7 @@ func readLatentTensors(data []byte) (LatentFile, error) {
 		if i >= 0 {
 			name = strconv.Itoa(i)
 		}
-		if err := f.add(numbered[i], name, raw); err != nil {
+		if err := f.add(numbered[i], name, raw, most); err != nil {
 			return LatentFile{}, err
 		}
 	}
@@ -90,7 +90,14 @@ func readLatentTensors(data []byte) (LatentFile, error) {
 }
 
 // add takes a tensor of items×N×D apart; anything else is one item, whose shape the model judges.
-func (f *LatentFile) add(stored, name string, raw weights.Raw) error {
+func (f *LatentFile) add(stored, name string, raw weights.Raw, most int) error {
+	n := 1
+	if len(raw.Shape) == 3 {
+		n = raw.Shape[0]
+	}
+	if n += len(f.Latents); n > most {
+		return media.Exceeds("latents: items", float64(most), float64(n))
+	}
 	t, err := floating(stored, raw)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -123,7 +124,7 @@ func keptItems(model pipeline.Model, path string) ([]pipeline.Item, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := pipeline.ReadLatents(data)
+	f, err := pipeline.ReadLatents(data, math.MaxInt)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", path, err)
