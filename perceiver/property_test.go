@@ -354,21 +354,31 @@ func TestPermuted(t *testing.T) {
 	}
 }
 
-// TestCancel: a pass stops between layers when its context ends.
+// TestCancel: a pass stops at the next layer or block when its context ends, wherever it is.
 func TestCancel(t *testing.T) {
 	for _, s := range subjects {
 		t.Run(s.name, func(t *testing.T) {
 			net := build(t, s.config, perceiver.Options{})
-			ctx, cancel := context.WithCancel(t.Context())
-			calls := 0
-			ctx = perceiver.WithProgress(ctx, func(string, int, int) {
-				if calls++; calls == 2 {
-					cancel()
+			run := func(stop int) (calls int, err error) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				ctx = perceiver.WithProgress(ctx, func(string, int, int) {
+					if calls++; calls == stop {
+						cancel()
+					}
+				})
+				var a tensor.Arena
+				_, err = s.run(ctx, &a, net, []int{0, 1})
+				return calls, err
+			}
+			all, err := run(0)
+			if err != nil || all < 3 {
+				t.Fatalf("%d layers and blocks, %v", all, err)
+			}
+			for stop := 1; stop < all; stop++ {
+				if calls, err := run(stop); err != context.Canceled || calls != stop {
+					t.Errorf("cancelled at %d of %d: went on to %d, %v", stop, all, calls, err)
 				}
-			})
-			var a tensor.Arena
-			if _, err := s.run(ctx, &a, net, []int{0}); err != context.Canceled {
-				t.Fatalf("error %v, want context.Canceled", err)
 			}
 		})
 	}
