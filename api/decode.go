@@ -24,6 +24,7 @@ type decodeRequest struct {
 	ModelDigest string           `json:"model_digest"` // that the latents are of; another is refused
 	Inputs      []decodeInput    `json:"inputs"`
 	Output      stringList       `json:"output"`    // names of the model's "decodes"; absent: what predict gives
+	Modality    stringList       `json:"modality"`  // media that the latents are of
 	Queries     *wireArray       `json:"queries"`   // of one's own, O×E
 	Positions   []int            `json:"positions"` // of a fill-mask model
 	Points      map[string][]int `json:"points"`    // of an autoencoder: "image", "audio"
@@ -145,7 +146,7 @@ func decodeQuery(r *http.Request) (*decodeRequest, error) {
 		return nil, err
 	}
 	query := r.URL.Query()
-	for _, name := range []string{"latent", "caption", "modality", "options"} {
+	for _, name := range []string{"latent", "caption", "options"} {
 		if query.Has(name) {
 			return nil, fieldProblem(name, "is not a parameter of this request")
 		}
@@ -153,6 +154,9 @@ func decodeQuery(r *http.Request) (*decodeRequest, error) {
 	req := &decodeRequest{
 		Model: q.Model, ModelDigest: query.Get("model_digest"), Output: q.Output, Top: q.Top, DType: q.DType, Encoding: q.Encoding,
 		Format: q.Format, Normalize: q.Normalize, DeadlineMS: q.DeadlineMS, Atomic: q.Atomic,
+	}
+	if of := query.Get("modality"); of != "" {
+		req.Modality = strings.Split(of, ",")
 	}
 	if list := query.Get("positions"); list != "" {
 		for word := range strings.SplitSeq(list, ",") {
@@ -281,7 +285,12 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request) error {
 		p.Field = "model_digest"
 		return p
 	}
-	opt := pipeline.DecodeOptions{Outputs: req.Output, Top: req.Top, Positions: req.Positions, Points: req.Points, Queries: req.queries}
+	for i, name := range req.Modality {
+		if known, ok := modalityNames[name]; ok {
+			req.Modality[i] = known
+		}
+	}
+	opt := pipeline.DecodeOptions{Outputs: req.Output, Modalities: req.Modality, Top: req.Top, Positions: req.Positions, Points: req.Points, Queries: req.queries}
 	j.plan = func(ctx context.Context, it pipeline.Item) (pipeline.Plan, error) {
 		for _, p := range it.Parts {
 			if a, ok := p.Input.At.(*absent); ok && a.err != nil {

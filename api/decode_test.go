@@ -48,8 +48,8 @@ func taskOf(t *testing.T, item map[string]any) string {
 // medium, to the bit.
 func TestDecodeEqualsPredict(t *testing.T) {
 	s := newSite(t, &api.Server{})
-	for _, c := range []struct{ file, heads string }{
-		{"image/go-video-001.rgb.jpeg", ""}, {"audio/fsdd-7_george_0.wav", ""}, {"pointcloud/pyntcloud-diamond.ply", ""}, {"text/udhr_eng.txt", ""},
+	for _, c := range []struct{ file, modality string }{
+		{"image/go-video-001.rgb.jpeg", "image"}, {"audio/fsdd-7_george_0.wav", "audio"}, {"pointcloud/pyntcloud-diamond.ply", "point_cloud"}, {"text/udhr_eng.txt", "text"},
 	} {
 		t.Run(c.file, func(t *testing.T) {
 			body := readMedia(t, c.file)
@@ -85,6 +85,10 @@ func TestDecodeEqualsPredict(t *testing.T) {
 			safe := ask("/v1/encode?output=all", body, "Accept", "application/vnd.safetensors").body
 			same("safetensors", ask("/v1/decode?output="+list, safe, "Content-Type", "application/vnd.safetensors"))
 			same("unnamed", ask("/v1/decode?output="+list, safe))
+			heads := taskOf(t, only(t, ask("/v1/predict", body)))
+			if got := taskOf(t, only(t, ask("/v1/decode?modality="+c.modality, safe))); got != heads {
+				t.Errorf("of %s:\n%.300s\nwant\n%.300s", c.modality, got, heads)
+			}
 			same("multipart", s.multipart("/v1/decode?output="+list, "a", npy))
 		})
 	}
@@ -271,6 +275,7 @@ func TestDecodeRefuses(t *testing.T) {
 		}(), 422, "mismatch", "floating point"},
 		{"parameter", "?model=mlm&caption=true", "", good, 400, "bad_request", "caption"},
 		{"positions", "?model=mlm&positions=a", "", good, 400, "bad_request", "positions"},
+		{"modality", "?model=mlm&positions=1&modality=smell", "", good, 422, "input_mismatch", "want one of text"},
 		{"output", "?model=mlm&output=flow", "", good, 422, "no_such_task", "masks, logits, answers"},
 		{"format", "?model=mlm&positions=1&format=npy", "", good, 400, "bad_request", "0 tensors"},
 		{"JSON", "", "application/json", []byte(`{"inputs":[{"latents":{"shape":[1],"data":[1]},"text":"a"}]}`), 400, "bad_request", "text"},

@@ -20,7 +20,7 @@ func TestExamples(t *testing.T) {
 		want  []string
 	}{
 		{[]string{"sh", "curl"}, []string{"sh", "../examples/http/routes.sh"}, []string{`"modality":"image"`, `"modality":"pointcloud"`, `"modality":"latents"`, `"embedding"`, `"finish_reason":"length"`, `"alive"`, `mmserve_requests_total`}},
-		{[]string{"python3"}, []string{"python3", "../examples/http/encode.py", filepath.Join(mediaDir, "audio/fsdd-7_george_0.wav")}, []string{"audio [", "'language': ", "cosine"}},
+		{[]string{"python3"}, []string{"python3", "../examples/http/encode.py", filepath.Join(mediaDir, "audio/fsdd-7_george_0.wav")}, []string{"audio [", "'digit': '7'", "cosine"}},
 	} {
 		t.Run(filepath.Base(c.args[1]), func(t *testing.T) {
 			for _, n := range c.needs {

@@ -55,6 +55,7 @@ type DecodeRequest struct {
 	ModelDigest string           `json:"model_digest,omitempty"` // Document.Digest of the latents; another model is refused
 	Inputs      []Kept           `json:"inputs"`
 	Output      []string         `json:"output,omitempty"`    // of the model's "decodes"; empty: what Predict gives
+	Modality    []string         `json:"modality,omitempty"`  // of the latents' media: a model of several answers for them alone
 	Queries     *Tensor          `json:"queries,omitempty"`   // O×E of one's own; the answers are Result.Answers
 	Positions   []int            `json:"positions,omitempty"` // tokens, of a fill-mask model
 	Points      map[string][]int `json:"points,omitempty"`    // "image" and "audio", of an autoencoder

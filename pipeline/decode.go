@@ -41,6 +41,9 @@ type DecodeOptions struct {
 	// Outputs are of Info.Decodes. Empty: OutputAnswers with Queries, else what Predict gives.
 	Outputs []string
 	Top     int // answers a class list holds; zero means 5
+	// Modalities are the media that the latents are of, of Info.Modalities: a composition then answers
+	// with the heads that Predict takes for them. Empty: with every one.
+	Modalities []string
 	// Positions are the tokens that a fill-mask model is asked for; nil: those masked in the
 	// item's text, or without one all (of logits).
 	Positions []int
@@ -87,6 +90,11 @@ func (b *base) decodes(it Item, opt DecodeOptions, usual ...string) ([]string, e
 		return refuse("positions are asked of fill-mask models")
 	case opt.Points != nil && b.info.Task != "autoencoding":
 		return refuse("points are asked of autoencoders")
+	}
+	for _, name := range opt.Modalities {
+		if !slices.Contains(b.info.Modalities, name) {
+			return refuse("modality %.40q, want one of %s", name, strings.Join(b.info.Modalities, ", "))
+		}
 	}
 	outputs := opt.Outputs
 	switch {

@@ -39,14 +39,17 @@ func (m *nativeModel) decoderFLOPs(o, width int) float64 {
 	return attentionLayer(o, n, d, d, qk, cmp.Or(c.V, qk), c.Widening) + 2*float64(o)*float64(d)*float64(width)
 }
 
-// usualHeads are the heads that a request without outputs is answered by: every class list, or
-// with a text those that Predict takes for the modality that reads it.
-func (m *nativeModel) usualHeads(text string) []string {
+// usualHeads are the heads that a request without outputs is answered by: the class lists of the
+// media that the latents are of, or all; with the text itself also its masked bytes.
+func (m *nativeModel) usualHeads(text string, of []string) []string {
 	var heads []string
 	for _, name := range m.order {
-		switch h := m.heads[name]; {
-		case h.Kind == headEmbedding:
-		case text == "" && h.Kind == headClasses, slices.Contains(h.Modalities, text):
+		h := m.heads[name]
+		fits := func(medium string) bool { return slices.Contains(h.Modalities, medium) }
+		switch {
+		case h.Kind == headClasses && text == "" && (len(of) == 0 || slices.ContainsFunc(of, fits)):
+			heads = append(heads, name)
+		case h.Kind != headEmbedding && text != "" && fits(text):
 			heads = append(heads, name)
 		}
 	}
@@ -71,7 +74,7 @@ func (m *nativeModel) planDecode(ctx context.Context, it Item, opt DecodeOptions
 		}
 		medium.FLOPs -= encoderFLOPs(m.encoderIs, medium.Rows, medium.RowChannels) // its stem is left
 	}
-	if outputs, err = m.decodes(it, opt, m.usualHeads(text)...); err != nil {
+	if outputs, err = m.decodes(it, opt, m.usualHeads(text, opt.Modalities)...); err != nil {
 		return plan, nil, err
 	}
 	flops, values := 0.0, 0

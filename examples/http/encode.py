@@ -41,7 +41,7 @@ for name in sys.argv[1:]:
     latents = floats(item["latents"])
     print(name, item["plan"]["modality"], item["latents"]["shape"], f"first {latents[0]:.4f}")
     # Kept for as long as one likes, they are asked without the file.
-    decoded = ask("/v1/decode", {"inputs": [{"latents": item["latents"]}], "top": 1})["data"][0]["prediction"]
+    decoded = ask("/v1/decode", {"inputs": [{"latents": item["latents"]}], "modality": item["plan"]["modality"], "top": 1})["data"][0]["prediction"]
     print({head["task"]: head["classes"][0]["label"] for head in decoded["heads"]})
 
 answer = ask("/v1/predict", {"inputs": [{"content": [{"type": "text", "text": "play some jazz"}]}], "top": 2})

@@ -22,7 +22,7 @@ ask --output /dev/null --data-binary @"$media/audio/fsdd-7_george_0.wav" -H 'Acc
 # Latents kept as a file, and what the model answers of them later, without the sound.
 kept=$(mktemp)
 ask --output "$kept" --data-binary @"$media/audio/fsdd-7_george_0.wav" -H 'Accept: application/vnd.safetensors' -H 'Content-Type: audio/wav' "$url/v1/encode"
-ask --data-binary @"$kept" -H 'Content-Type: application/vnd.safetensors' "$url/v1/decode?top=1"
+ask --data-binary @"$kept" -H 'Content-Type: application/vnd.safetensors' "$url/v1/decode?modality=audio&top=1"
 rm "$kept"
 # Several files in one request, one part an item.
 ask -F 'request={"output":["pooled"]};type=application/json' -F "a=@$media/audio/fsdd-7_george_0.wav;type=audio/wav" \
