@@ -192,40 +192,37 @@ func (s *source) jpegFrame(m byte, p []byte, j *jpegHeader) error {
 // set at the end of the picture.
 func skipScan(r *bufio.Reader) (end bool, err error) {
 	for {
-		p, err := r.Peek(2)
-		if err != nil {
+		if _, err := r.Peek(2); err != nil {
 			return false, err
 		}
-		// Fast over the common bytes: look for 0xFF in what is buffered.
-		if p[0] != 0xFF {
-			if err := discardPlain(r); err != nil {
-				return false, err
-			}
-			continue
-		}
-		switch m := p[1]; {
-		case m == 0xFF:
-			_, err = r.Discard(1)
-		case m == 0, m >= 0xD0 && m <= 0xD7:
-			_, err = r.Discard(2)
-		default:
-			return m == 0xD9, nil
-		}
-		if err != nil {
-			return false, err
+		p, _ := r.Peek(r.Buffered())
+		at, marker := scanMarker(p)
+		if _, err := r.Discard(at); err != nil || marker != 0 {
+			return marker == 0xD9, err
 		}
 	}
 }
 
-// discardPlain drops buffered bytes up to the next 0xFF.
-func discardPlain(r *bufio.Reader) error {
-	p, _ := r.Peek(r.Buffered())
-	i := bytes.IndexByte(p, 0xFF)
-	if i < 0 {
-		i = len(p)
+// scanMarker finds the next marker in entropy-coded data of at least two bytes: where it begins
+// and its code, or how many bytes hold none and zero.
+func scanMarker(p []byte) (at int, marker byte) {
+	for {
+		i := bytes.IndexByte(p[at:], 0xFF)
+		if i < 0 {
+			return len(p), 0
+		}
+		if at += i; at+1 == len(p) {
+			return at, 0
+		}
+		switch m := p[at+1]; {
+		case m == 0xFF: // fill
+			at++
+		case m == 0, m >= 0xD0 && m <= 0xD7: // a byte of data, a restart
+			at += 2
+		default:
+			return at, m
+		}
 	}
-	_, err := r.Discard(i)
-	return err
 }
 
 func jpegDecode(s *source, c Config) (*image.NRGBA, error) {

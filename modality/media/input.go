@@ -44,9 +44,15 @@ type Header struct {
 // HeadBytes is the length of Header.Head for inputs at least as long.
 const HeadBytes = 64 << 10
 
-// Bytes is an input in memory.
+// Bytes is an input in memory. The data must not change while it is in use.
 func Bytes(name string, data []byte) Input {
-	return Input{Name: name, At: bytes.NewReader(data), Size: int64(len(data))}
+	return Input{Name: name, At: &memory{bytes.NewReader(data), data}, Size: int64(len(data))}
+}
+
+// memory is data whose head needs no copy.
+type memory struct {
+	*bytes.Reader
+	data []byte
 }
 
 // File opens a file as an input. The caller closes it when the array is no longer read. A
@@ -150,6 +156,10 @@ func (in Input) Header() (Header, error) {
 		n := int64(HeadBytes)
 		if in.Size >= 0 {
 			n = min(n, in.Size)
+		}
+		if m, ok := in.At.(*memory); ok && n <= int64(len(m.data)) {
+			h.Head = m.data[:n:n]
+			break
 		}
 		h.Head = make([]byte, n)
 		n32, e := in.At.ReadAt(h.Head, 0)
