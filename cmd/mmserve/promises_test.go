@@ -212,3 +212,20 @@ func TestTLSVersions(t *testing.T) {
 		}
 	}
 }
+
+// A header larger than any client has need of is refused for its size.
+func TestLargeHeader(t *testing.T) {
+	d := startDaemon(t)
+	for size, want := range map[int]int{maxHeader / 2: 200, 2 * maxHeader: http.StatusRequestHeaderFieldsTooLarge} {
+		req, _ := http.NewRequest("GET", d.url+"/healthz", nil)
+		req.Header.Set("X-Large", strings.Repeat("x", size))
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%d bytes: %d, want %d", size, resp.StatusCode, want)
+		}
+	}
+}
