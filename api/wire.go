@@ -202,14 +202,15 @@ func (s *Server) parseRaw(r *http.Request, kind string) (*workRequest, []pipelin
 	if err != nil {
 		return nil, nil, err
 	}
-	part := pipeline.Part{Input: media.Bytes(r.URL.Query().Get("name"), body), Modality: r.URL.Query().Get("modality")}
+	q := r.URL.Query()
+	part := pipeline.Part{Input: media.Bytes(q.Get("name"), body), Modality: q.Get("modality")}
 	if kind != "application/octet-stream" {
 		part.Input.MediaType = kind
 	}
-	if o := r.URL.Query().Get("options"); o != "" {
+	if o := q.Get("options"); o != "" {
 		part.Options = json.RawMessage(o)
 	}
-	return req, []pipeline.Item{{ID: r.URL.Query().Get("id"), Parts: []pipeline.Part{part}}}, nil
+	return req, []pipeline.Item{{ID: q.Get("id"), Parts: []pipeline.Part{part}}}, nil
 }
 
 // queryRequest reads the options of a request from its query, as strictly as from JSON. More names
