@@ -229,6 +229,7 @@ func TestLiveAnswersFitTheDocument(t *testing.T) {
 			check("POST", route, s.want(s.do("POST", route, readMedia(t, file)), 200))
 		}
 	}
+	check("GET", "/v1/models/{id}", s.want(s.do("GET", "/v1/models/none", nil), 404))
 	check("POST", "/v1/predict", s.want(s.post("/v1/predict", texts(`"model":"mlm",`, "a[MASK]c")), 200))
 }
 
