@@ -122,7 +122,7 @@ func (s *Server) parseDecode(r *http.Request) (*decodeRequest, error) {
 	}
 	switch kind {
 	case "application/json":
-		err = decodeJSON(r.Body, req)
+		err = decodeJSON(r.Context(), r.Body, req)
 	case "multipart/form-data", "multipart/mixed":
 		err = s.decodeParts(r, params["boundary"], req)
 	case "application/octet-stream", "application/x-npy", "application/vnd.safetensors":
@@ -174,7 +174,7 @@ func decodeQuery(r *http.Request) (*decodeRequest, error) {
 func (s *Server) decodeParts(r *http.Request, boundary string, req *decodeRequest) error {
 	return eachPart(r, boundary, func(p *multipart.Part) error {
 		if p.FormName() == "request" {
-			return decodeJSON(p, req)
+			return decodeJSON(r.Context(), p, req)
 		}
 		data, err := io.ReadAll(p)
 		if err != nil {

@@ -119,22 +119,21 @@ func (s *Server) serve(w *statusWriter, r *http.Request, rt route) (err error) {
 			err = fmt.Errorf("api: panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	body, err := s.limitBody(w, r, rt)
+	l := &ledger{s: s}
+	defer l.close()
+	body, err := s.limitBody(w, r, rt, l)
 	if err != nil {
 		return err
 	}
 	if body != nil {
-		defer func() { s.held.Add(-body.read) }()
 		r.Body = body
 	}
-	l := &ledger{s: s}
-	defer l.close()
 	return rt.handle(w, r.WithContext(context.WithValue(r.Context(), ledgerKey{}, l)))
 }
 
 // limitBody refuses a body that is announced too large, and bounds the size and the pace of
 // what arrives and the bytes of all bodies together.
-func (s *Server) limitBody(w http.ResponseWriter, r *http.Request, rt route) (*pacedBody, error) {
+func (s *Server) limitBody(w http.ResponseWriter, r *http.Request, rt route, l *ledger) (*pacedBody, error) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil, nil
 	}
@@ -154,7 +153,7 @@ func (s *Server) limitBody(w http.ResponseWriter, r *http.Request, rt route) (*p
 	end, _ := r.Context().Deadline() // guard has set one
 	return &pacedBody{
 		end: end, ReadCloser: http.MaxBytesReader(w, r.Body, s.maxBody()),
-		control: http.NewResponseController(w), rate: s.bodyRate(), held: &s.held, limit: s.bodies(),
+		control: http.NewResponseController(w), rate: s.bodyRate(), ledger: l,
 	}, nil
 }
 
@@ -275,8 +274,7 @@ type pacedBody struct {
 	end     time.Time // the request's deadline
 	begin   time.Time
 	read    int64
-	held    *atomic.Int64 // bytes of all bodies
-	limit   int64         // of held
+	ledger  *ledger
 }
 
 const (
@@ -299,8 +297,8 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	b.control.SetReadDeadline(due) // not every writer has deadlines; tests' recorders have none
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
-	if held := b.held.Add(int64(n)); held > b.limit && held > b.read {
-		return n, &Saturated{RetryAfter: fullMemory}
+	if e := b.ledger.hold(int64(n)); e != nil {
+		return n, e
 	}
 	switch {
 	case err == nil || asType(err, new(*http.MaxBytesError)):

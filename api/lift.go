@@ -33,14 +33,14 @@ func readWork(r *http.Request) (*workRequest, error) {
 		return nil, err
 	}
 	text, lifted := lift(body)
-	if err := decodeJSON(bytes.NewReader(text), req); err != nil {
+	if err := decodeJSON(r.Context(), bytes.NewReader(text), req); err != nil {
 		return nil, err
 	}
 	if req.putBack(lifted) {
 		return req, nil
 	}
 	// It was taken out of something else than media.
-	return &again, decodeJSON(bytes.NewReader(body), &again)
+	return &again, decodeJSON(r.Context(), bytes.NewReader(body), &again)
 }
 
 // lift takes the base64 of members named "data" out of JSON text. In its place it leaves a string

@@ -70,7 +70,7 @@ func compare(t *testing.T, body []byte) {
 	s := &Server{}
 	plain := new(workRequest)
 	var items []pipeline.Item
-	err := decodeJSON(bytes.NewReader(body), plain)
+	err := decodeJSON(t.Context(), bytes.NewReader(body), plain)
 	if err == nil {
 		items, err = s.items(plain.Inputs)
 	}

@@ -123,11 +123,12 @@ func (s *Server) enterRoom(ctx context.Context, req *workRequest, p pipeline.Pla
 	return s.room.enter(ctx, pass, rest/2)
 }
 
-// ledger counts the bytes that a request holds until it is answered, beside its body: media
-// fetched by URL, and tensors on their way out.
+// ledger counts the bytes that a request holds until it is answered: its body and what that
+// becomes, media fetched by URL, and tensors on their way out.
 type ledger struct {
 	s       *Server
-	fetched atomic.Int64
+	held    atomic.Int64 // of what came in
+	fetched atomic.Int64 // of these by URL
 	kept    int64
 }
 
@@ -141,18 +142,29 @@ func (s *Server) ledgerOf(ctx context.Context) *ledger {
 	return &ledger{s: s}
 }
 
-// fetch counts n more bytes of media fetched by URL.
-func (l *ledger) fetch(n int64) error {
-	all, held := l.fetched.Add(n), l.s.held.Add(n)
-	if all > l.s.maxBody() {
-		p := problem(codeBodyTooLarge, "the media named by URL pass the limit of a body together")
-		p.Limit, p.Actual = float64(l.s.maxBody()), float64(all)
+// hold counts n more bytes of what comes in: of a body, or of what it becomes. Alone, a request may
+// hold what one may.
+func (l *ledger) hold(n int64) error {
+	own, all := l.held.Add(n), l.s.held.Add(n)
+	switch most := l.s.bodies(); {
+	case own > max(most, l.s.maxBody()):
+		p := problem(codeBodyTooLarge, "the body, with what it describes, takes more memory than there is for bodies")
+		p.Limit, p.Actual = float64(max(most, l.s.maxBody())), float64(own)
 		return p
-	}
-	if held > l.s.bodies() && held > all {
+	case all > most && all > own:
 		return &Saturated{RetryAfter: fullMemory}
 	}
 	return nil
+}
+
+// fetch counts n more bytes of media fetched by URL.
+func (l *ledger) fetch(n int64) error {
+	if all, most := l.fetched.Add(n), l.s.maxBody(); all > most {
+		p := problem(codeBodyTooLarge, "the media named by URL pass the limit of a body together")
+		p.Limit, p.Actual = float64(most), float64(all)
+		return p
+	}
+	return l.hold(n)
 }
 
 // keep counts n more bytes of an answer that is held until it is whole.
@@ -178,7 +190,7 @@ func (l *ledger) sent() {
 // close gives everything back.
 func (l *ledger) close() {
 	l.sent()
-	l.s.held.Add(-l.fetched.Load())
+	l.s.held.Add(-l.held.Load())
 }
 
 // fullMemory is when to come again after memory for bodies or answers was taken.

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"strconv"
@@ -186,6 +187,9 @@ func readOIP(r *http.Request) (*oipRequest, error) {
 			return nil, problem(codeBadRequest, fmt.Sprintf("%s is %s of a body of %d bytes", binarySize, quote(v), len(body)))
 		}
 		head, rest = body[:n], body[n:]
+	}
+	if _, err := io.Copy(io.Discard, weighing(r.Context(), bytes.NewReader(head))); err != nil {
+		return nil, err
 	}
 	var req oipRequest
 	if err := json.Unmarshal(head, &req); err != nil {

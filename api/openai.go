@@ -27,7 +27,7 @@ type embeddingsRequest struct {
 // embeddings answers OpenAI's embeddings route with unit-length pooled vectors.
 func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 	var req embeddingsRequest
-	if err := decodeJSON(r.Body, &req); err != nil {
+	if err := decodeJSON(r.Context(), r.Body, &req); err != nil {
 		return err
 	}
 	if req.Format != "" && req.Format != "float" && req.Format != "base64" {
@@ -288,7 +288,7 @@ func (s *Server) prompt(c *chatRequest) (pipeline.Prompt, error) {
 // chat answers OpenAI's chat route with the loaded conditioned language model.
 func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 	var req chatRequest
-	if err := decodeJSON(r.Body, &req); err != nil {
+	if err := decodeJSON(r.Context(), r.Body, &req); err != nil {
 		return err
 	}
 	if err := req.unmet(); err != nil {
@@ -377,7 +377,7 @@ var generationKinds = []string{"text/event-stream", "application/json"}
 // generate answers POST /v1/generate: text as server-sent events, or whole.
 func (s *Server) generate(w http.ResponseWriter, r *http.Request) error {
 	var req generateRequest
-	if err := decodeJSON(r.Body, &req); err != nil {
+	if err := decodeJSON(r.Context(), r.Body, &req); err != nil {
 		return err
 	}
 	var stream bool

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -113,8 +114,8 @@ var modalityNames = map[string]string{
 }
 
 // decodeJSON reads a JSON body strictly: unknown fields and anything after it are refused.
-func decodeJSON(r io.Reader, v any) error {
-	d := json.NewDecoder(r)
+func decodeJSON(ctx context.Context, r io.Reader, v any) error {
+	d := json.NewDecoder(weighing(ctx, r))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		var p *Problem
@@ -279,7 +280,7 @@ func (s *Server) parseMultipart(r *http.Request, boundary string) (*workRequest,
 	var items []pipeline.Item
 	err = eachPart(r, boundary, func(p *multipart.Part) error {
 		if p.FormName() == "request" {
-			return decodeJSON(p, req)
+			return decodeJSON(r.Context(), p, req)
 		}
 		if len(items) >= s.maxItems() {
 			return s.tooManyItems(len(items) + 1)
