@@ -417,3 +417,44 @@ func TestRemoteSizeAndTime(t *testing.T) {
 	s.want(s.post("/v1/encode", texts("", "a")), 200)
 	await(t, func() bool { return api.Held(s.api) == 0 }) // what was fetched is counted no more
 }
+
+// Of one request, a few media are fetched at once and the others wait.
+func TestRemoteFetchesAtOnce(t *testing.T) {
+	const most = 8
+	var mu sync.Mutex
+	now, peak := 0, 0
+	gate := make(chan struct{})
+	n := newInternet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		now++
+		peak = max(peak, now)
+		mu.Unlock()
+		<-gate
+		mu.Lock()
+		now--
+		mu.Unlock()
+		io.WriteString(w, "text")
+	}), forbiddenHost(t))
+	n.names.Store("media.example.com", elsewhere)
+	s := newSite(t, &api.Server{Store: newFake(1).store(), Remote: n.remote(t, "media.example.com:{port}")})
+	items := make([]string, 4*most)
+	for i := range items {
+		items[i] = fmt.Sprintf(`{"content":[{"type":"text","url":"https://media.example.com:%s/%d"}]}`, n.port, i)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if a := s.want(s.post("/v1/encode", `{"inputs":[`+strings.Join(items, ",")+`]}`), 200); a.json(t)["errors"] != 0.0 {
+			t.Errorf("%s", a.body)
+		}
+	})
+	await(t, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return now >= most
+	})
+	close(gate)
+	wg.Wait()
+	if peak != most {
+		t.Errorf("%d media of one request were fetched at once, want %d", peak, most)
+	}
+}

@@ -201,13 +201,13 @@ func TestStoreReloadMeanwhile(t *testing.T) {
 }
 
 func TestStoreReloadIsAllOrNothing(t *testing.T) {
-	digest, broken := "sha256:01", false
-	s := new(pipeline.Store)
+	digest, broken, bytes := "sha256:01", false, int64(10)
+	s := &pipeline.Store{Budget: 20}
 	s.Add("m", func(context.Context) (pipeline.Model, error) {
 		if broken {
 			return nil, errors.New("broken")
 		}
-		return sized{digest: digest}, nil
+		return sized{digest: digest, bytes: bytes}, nil
 	})
 	old, release, err := s.Acquire(t.Context(), "m")
 	if err != nil {
@@ -224,6 +224,11 @@ func TestStoreReloadIsAllOrNothing(t *testing.T) {
 	broken = true
 	if err := s.Reload(t.Context(), "m"); err == nil {
 		t.Error("a broken reload succeeded")
+	}
+	acquire(t, s, "m@02")()
+	broken, bytes, digest = false, 21, "sha256:03"
+	if err := s.Reload(t.Context(), "m"); !errors.Is(err, pipeline.ErrBudget) {
+		t.Errorf("a reload over the budget: %v", err)
 	}
 	acquire(t, s, "m@02")()
 	if err := s.Reload(t.Context(), "none"); !errors.Is(err, pipeline.ErrNoModel) {
