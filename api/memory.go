@@ -20,6 +20,7 @@ const (
 	leastRest    = 64 << 20 // what a server works with in any case
 	bodyCopies   = 5        // buffer, old buffer while it grows, strings, decoded base64
 	answerCopies = 8        // tensor, encoded values, base64, JSON, buffer while it grows
+	classBytes   = 32       // of a pipeline.Class; its JSON is some 80
 )
 
 // rest is what requests may use of Memory; zero when there is no ceiling.
@@ -206,11 +207,22 @@ func (r *workRequest) need(p pipeline.Plan) (pass, answer int64) {
 	return p.DecodedBytes + answer, answer
 }
 
-// bytes is what the tensors of a result hold.
+// bytes is what the tensors of a result hold, and its classes: every byte of a text may have been
+// asked for all of the vocabulary.
 func (r *result) bytes() int64 {
 	n := 0
 	for _, t := range r.tensors() {
-		n += len(t.Data)
+		n += 4 * len(t.Data)
 	}
-	return 4 * int64(n)
+	if p := r.prediction; p != nil {
+		classes := len(p.Classes)
+		for _, h := range p.Heads {
+			classes += len(h.Classes)
+		}
+		for _, m := range p.Masks {
+			classes += len(m.Candidates)
+		}
+		n += classBytes * classes
+	}
+	return int64(n)
 }

@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -39,6 +40,31 @@ func TestSharesOfMemory(t *testing.T) {
 		t.Errorf("announced limit of a body: %v", limit)
 	}
 	await(t, func() bool { return api.Held(s.api) == 0 && api.Kept(s.api) == 0 })
+}
+
+// The items of a multipart body are counted with those of its JSON part.
+func TestItemsOfAllPlaces(t *testing.T) {
+	s := newSite(t, &api.Server{Store: newFake(1).store(), MaxItems: 2})
+	part := func(name, text string) string {
+		return "--b\r\nContent-Disposition: form-data; name=\"" + name + "\"\r\n\r\n" + text + "\r\n"
+	}
+	for n, status := range map[int]int{1: 200, 2: 413} {
+		body := part("a", "a") + part("request", texts("", slices.Repeat([]string{"b"}, n)...)) + "--b--\r\n"
+		s.want(s.do("POST", "/v1/encode", []byte(body), "Content-Type", "multipart/form-data; boundary=b"), status)
+	}
+}
+
+// Classes are counted as tensors are: a few bytes of text can ask for all of the vocabulary at
+// each of very many places.
+func TestManyClasses(t *testing.T) {
+	s := newSite(t, &api.Server{Memory: 1, Default: "mlm"}) // so an answer holds 2 MiB
+	words := slices.Repeat([]string{strings.Repeat("[MASK]", 18)}, 20)
+	s.want(s.post("/v1/predict", texts(`"top":262,`, words[:2]...)), 200)
+	a := s.want(s.post("/v1/predict", texts(`"top":262,"atomic":true,`, words...)), 413)
+	if p := a.json(t); p["code"] != "too_large" || p["limit"] != float64(2<<20) {
+		t.Errorf("%s", a.body)
+	}
+	await(t, func() bool { return api.Kept(s.api) == 0 })
 }
 
 // Passes wait for room in order of arrival, and whoever leaves the line holds nothing up.

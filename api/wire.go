@@ -299,6 +299,9 @@ func (s *Server) parseMultipart(r *http.Request, boundary string) (*workRequest,
 	if err != nil {
 		return nil, nil, err
 	}
+	if n := len(items) + len(req.Inputs); n > s.maxItems() {
+		return nil, nil, s.tooManyItems(n)
+	}
 	more, err := s.items(req.Inputs)
 	if err != nil {
 		return nil, nil, err
