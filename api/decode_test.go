@@ -239,6 +239,31 @@ func TestDecodeQueries(t *testing.T) {
 	}
 }
 
+// A text that goes along says where the masks are; lines come as items are done.
+func TestDecodeContent(t *testing.T) {
+	s := newSite(t, &api.Server{})
+	const text = `"content":[{"type":"text","text":"a[MASK]c"}]`
+	for _, model := range []string{"mlm", "default"} {
+		head := `{"model":"` + model + `","inputs":[{`
+		want := only(t, s.want(s.post("/v1/predict", head+text+`}]}`), 200))
+		latents := words(t, only(t, s.want(s.post("/v1/encode", head+text+`}]}`), 200))["latents"])
+		body := head + `"latents":` + latents + `,` + text + `}]}`
+		if got := taskOf(t, only(t, s.want(s.post("/v1/decode", body), 200))); got != taskOf(t, want) || !strings.Contains(got, `"masks"`) {
+			t.Errorf("%s: %.300s", model, got)
+		}
+		a := s.want(s.post("/v1/decode", body, "Accept", "application/x-ndjson"), 200)
+		var line map[string]any
+		if err := json.Unmarshal(a.body, &line); err != nil || taskOf(t, line) == "" || a.header.Get("X-Model-Digest") == "" {
+			t.Errorf("%s: %v: %s", model, err, a.body)
+		}
+	}
+	picture := base64.StdEncoding.EncodeToString(readMedia(t, "image/go-video-001.rgb.jpeg"))
+	a := s.post("/v1/decode", `{"inputs":[{"latents":`+b64(t, small(16, 256))+`,"content":[{"type":"image","data":"`+picture+`"}]}]}`)
+	if a.status != 422 || a.code(t) != "input_mismatch" || !strings.Contains(string(a.body), "only a text is read") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}
+
 // Files that hold no latents of this model are refused whole, by what they are.
 func TestDecodeRefuses(t *testing.T) {
 	s := newSite(t, &api.Server{})
