@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/mmserve/mmserve/modality/media"
+	"github.com/mmserve/mmserve/models"
 	"github.com/mmserve/mmserve/pipeline"
 	"github.com/mmserve/mmserve/tensor"
 	"github.com/mmserve/mmserve/weights"
@@ -219,9 +220,20 @@ func TestDefaultDecodes(t *testing.T) {
 	}
 }
 
-// Masked bytes are asked with the text's rows: latents and text give what the text gives.
+// Masked bytes are asked with the text's rows: latents and text give what the text gives, in every
+// arithmetic.
 func TestDefaultDecodesMasks(t *testing.T) {
-	m := openDefault(t).(pipeline.LatentDecoder)
+	for _, dtype := range []string{"f32", "bf16", "int8"} {
+		t.Run(dtype, func(t *testing.T) { decodeMasks(t, dtype) })
+	}
+}
+
+func decodeMasks(t *testing.T, dtype string) {
+	model, err := pipeline.OpenFS(t.Context(), models.Default(), pipeline.Options{DType: dtype})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := model.(pipeline.LatentDecoder)
 	it := pipeline.Item{Parts: []pipeline.Part{pipeline.TextPart("set an al[MASK]rm for se[MASK]en")}}
 	want, err := m.Predict(t.Context(), it, pipeline.PredictOptions{})
 	if err != nil {
