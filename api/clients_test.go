@@ -138,6 +138,46 @@ func TestConnectionsAfterRefusals(t *testing.T) {
 	}
 }
 
+// A client that asks before it sends a large body is told to go on, or refused with nothing sent.
+func TestExpectContinue(t *testing.T) {
+	s := newSite(t, &api.Server{Store: newFake(1).store(), MaxBody: 1 << 20})
+	for _, c := range []struct {
+		headers   string
+		size      int
+		goesOn    bool
+		status    int
+		keepsOpen bool
+	}{
+		{"", 500_000, true, 200, true},
+		{"", 2 << 20, false, 413, false},
+		{"Content-Encoding: gzip\r\n", 1000, false, 415, false},
+		{"Sec-Fetch-Site: cross-site\r\n", 1000, false, 403, false},
+	} {
+		conn, err := net.Dial("tcp", s.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST /v1/encode HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nExpect: 100-continue\r\n%sContent-Length: %d\r\n\r\n", c.headers, c.size)
+		r := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if goesOn := resp.StatusCode == http.StatusContinue; goesOn != c.goesOn {
+			t.Errorf("%d bytes, %q: first %d", c.size, c.headers, resp.StatusCode)
+		} else if goesOn {
+			go io.WriteString(conn, strings.Repeat("x", c.size))
+			if resp, err = http.ReadResponse(r, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if resp.StatusCode != c.status || resp.Close == c.keepsOpen {
+			t.Errorf("%d bytes, %q: %d, closes %v, want %d", c.size, c.headers, resp.StatusCode, resp.Close, c.status)
+		}
+		conn.Close()
+	}
+}
+
 // With HTTP/2 a refused body ends its own stream; the connection goes on.
 func TestRefusalsOverHTTP2(t *testing.T) {
 	s := &api.Server{Store: newFake(1).store(), MaxBody: 1 << 16, AnyOrigin: true}
