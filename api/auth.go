@@ -48,9 +48,13 @@ type heldKey struct {
 	limiter *rate.Limiter // nil for no limit
 }
 
+// maxRate is the largest rate of a key, in requests a second.
+const maxRate = 1e6
+
 // Set replaces the keys, all or nothing. The error names the key at fault.
 func (k *Keys) Set(keys []Key) error {
 	held := make([]heldKey, 0, len(keys))
+	names := map[[sha256.Size]byte]string{}
 	for i, key := range keys {
 		h := heldKey{Key: key}
 		b, err := hex.DecodeString(key.Hash)
@@ -63,6 +67,13 @@ func (k *Keys) Set(keys []Key) error {
 				return fmt.Errorf("api: key %d (%q): unknown scope %q (known: %s, %s)", i, key.Name, s, ScopeEncode, ScopeAdmin)
 			}
 		}
+		if !(key.Rate >= 0 && key.Rate <= maxRate) || key.Burst < 0 {
+			return fmt.Errorf("api: key %d (%q): rate %v, burst %d: want requests a second, 0 to %.0f, and 0 or more at once", i, key.Name, key.Rate, key.Burst, maxRate)
+		}
+		if first, twice := names[h.hash]; twice {
+			return fmt.Errorf("api: key %d (%q): it is the same key as %q; their scopes could not be told apart", i, key.Name, first)
+		}
+		names[h.hash] = key.Name
 		if key.Rate > 0 {
 			h.limiter = rate.NewLimiter(rate.Limit(key.Rate), max(key.Burst, int(key.Rate), 1))
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -366,10 +367,15 @@ func TestBadKeys(t *testing.T) {
 	if err := keys.Set([]api.Key{{Name: "e", Hash: api.HashKey("E"), Scopes: []api.Scope{api.ScopeEncode}}}); err != nil {
 		t.Fatal(err)
 	}
-	for _, bad := range []api.Key{{Name: "short", Hash: "ab"}, {Name: "scope", Hash: api.HashKey("x"), Scopes: []api.Scope{"root"}}} {
+	for _, bad := range []api.Key{{Name: "short", Hash: "ab"}, {Name: "scope", Hash: api.HashKey("x"), Scopes: []api.Scope{"root"}},
+		{Name: "negative", Hash: api.HashKey("x"), Rate: -1}, {Name: "nan", Hash: api.HashKey("x"), Rate: math.NaN()},
+		{Name: "endless", Hash: api.HashKey("x"), Rate: math.Inf(1)}, {Name: "burst", Hash: api.HashKey("x"), Rate: 1, Burst: -1}} {
 		if err := keys.Set([]api.Key{bad}); err == nil || !strings.Contains(err.Error(), bad.Name) {
 			t.Errorf("%s: %v", bad.Name, err)
 		}
+	}
+	if err := keys.Set([]api.Key{{Name: "a", Hash: api.HashKey("x")}, {Name: "b", Hash: api.HashKey("x"), Scopes: []api.Scope{api.ScopeAdmin}}}); err == nil || !strings.Contains(err.Error(), `the same key as "a"`) {
+		t.Errorf("one key twice: %v", err)
 	}
 	s := newSite(t, &api.Server{Store: newFake(1).store(), Keys: keys})
 	s.want(s.post("/v1/encode", texts("", "x"), "Authorization", "Bearer E"), 200)
