@@ -193,8 +193,11 @@ func newGenerator(ctx context.Context, f loadFlags, files []string) (*generator,
 	for i, b := range bodies {
 		request := g.encode(b)
 		status, answer, err := w.send(request)
-		if err != nil || status != http.StatusOK {
-			return nil, fmt.Errorf("load: input %d: status %d: %.200s %w", i, status, answer, orNil(err))
+		if err != nil {
+			return nil, fmt.Errorf("load: input %d: %w", i, err)
+		}
+		if status != http.StatusOK {
+			return nil, fmt.Errorf("load: input %d: status %d: %.200s", i, status, answer)
 		}
 		g.inputs = append(g.inputs, loadInput{request, answer})
 	}
@@ -206,13 +209,6 @@ func newGenerator(ctx context.Context, f loadFlags, files []string) (*generator,
 		g.bad = append(g.bad, g.encode(b))
 	}
 	return g, nil
-}
-
-func orNil(err error) error {
-	if err == nil {
-		return errSilent
-	}
-	return err
 }
 
 // encode asks for the pooled vector of one body, as bare numbers.

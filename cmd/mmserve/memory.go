@@ -13,14 +13,17 @@ import (
 // leastMemory is the least that --memory may ask for: less would refuse ordinary pictures.
 const leastMemory = 192 << 20
 
+// goMemLimit is GOMEMLIMIT, read before a server sets a limit of its own.
+var goMemLimit = debug.SetMemoryLimit(-1)
+
 // memoryCeiling is how many bytes the process may hold: as set, else as GOMEMLIMIT says, else four
 // fifths of what the machine or its cgroup has; zero when nobody knows.
 func memoryCeiling(set int64) int64 {
 	if set > 0 {
 		return set
 	}
-	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
-		return limit
+	if goMemLimit != math.MaxInt64 {
+		return goMemLimit
 	}
 	return machineMemory("/proc", "/sys/fs/cgroup") / 5 * 4
 }

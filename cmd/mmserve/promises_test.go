@@ -229,3 +229,23 @@ func TestLargeHeader(t *testing.T) {
 		}
 	}
 }
+
+// The ceiling that nobody set is the machine's, however many servers a process has started: what a
+// server tells Go's collector is no GOMEMLIMIT.
+func TestCeilingStays(t *testing.T) {
+	var ceilings []int64
+	for range 3 {
+		s := newSettings(flag.NewFlagSet("serve", flag.ContinueOnError))
+		if err := s.load(nil); err != nil {
+			t.Fatal(err)
+		}
+		d, err := newDaemon(s, &env{stdout: io.Discard, stderr: io.Discard})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ceilings = append(ceilings, d.server.Memory)
+	}
+	if ceilings[0] <= 0 || ceilings[1] != ceilings[0] || ceilings[2] != ceilings[0] {
+		t.Errorf("ceilings %v", ceilings)
+	}
+}
