@@ -161,6 +161,15 @@ func (s *site) leaving(path, body string) (leave func(), gone chan error) {
 	return leave, gone
 }
 
+// wantLate wants the answer of a deadline that passed: on a busy machine that may be while the body
+// arrives, before any pass of m.
+func (s *site) wantLate(a answer, m *layered) {
+	s.t.Helper()
+	if a.status != 408 || m != nil && m.passes.Load() > 0 {
+		s.want(a, 504)
+	}
+}
+
 // A client that leaves, or a deadline that passes, ends the work of real models within one layer: in
 // the medium's decoding, before each layer of encoder and decoder, at each token.
 func TestWorkStopsWithinALayer(t *testing.T) {
@@ -223,7 +232,7 @@ func TestWorkStopsWithinALayer(t *testing.T) {
 					case "deadline_ms":
 						s.want(s.post(c.path, `{"deadline_ms":20,`+c.body+"}"), 504)
 					default:
-						s.want(s.post(c.path, "{"+c.body+"}", way, "20"), 504)
+						s.wantLate(s.post(c.path, "{"+c.body+"}", way, "20"), m)
 					}
 					if m.passes.Load() > 0 { // a deadline may pass before the pass began
 						<-m.ended
@@ -275,7 +284,7 @@ func TestWaitingEndsWithItsClient(t *testing.T) {
 			}
 			await(t, func() bool { return s.gauge("queue_running") == 1 && s.gauge("queue_waiting") == 0 })
 			s.want(s.post("/v1/encode", texts(`"deadline_ms":20,`, "a text")), 504)
-			s.want(s.post("/v1/encode", body, "X-Request-Timeout-Ms", "20"), 504)
+			s.wantLate(s.post("/v1/encode", body, "X-Request-Timeout-Ms", "20"), nil)
 			if n := m.passes.Load(); n != 1 {
 				t.Errorf("%d passes began", n)
 			}
