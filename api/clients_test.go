@@ -277,3 +277,29 @@ func TestOpenInferenceAsClientsWriteIt(t *testing.T) {
 		t.Errorf("flat %d %s, nested %d %s", a.status, a.body, b.status, b.body)
 	}
 }
+
+// What used to be taken in silence is refused by name.
+func TestNothingIsHalfRead(t *testing.T) {
+	s := newSite(t, &api.Server{})
+	item := func(part string) string { return `{"inputs":[{"content":[` + part + `]}]}` }
+	for _, c := range []struct{ path, body, field string }{
+		{"/v1/predict", texts(`"top":-1,`, "a"), "top"},
+		{"/v1/encode", texts(`"latent":-2,`, "a"), "latent"},
+		{"/v1/encode", item(`{"type":"text","text":"a","data":"aGk="}`), "inputs[0].content[0]"},
+		{"/v1/encode", item(`{"type":"image","url":"data:,","image_url":"data:,"}`), "inputs[0].content[0]"},
+		{"/v1/encode", `{"inputs":["a"]}`, "inputs"},
+		{"/v1/encode", `{"inputs":[{"content":"a"}]}`, "inputs.content"},
+	} {
+		if p := s.want(s.post(c.path, c.body), 400).json(t); p["field"] != c.field || strings.Contains(p["detail"].(string), "Go ") {
+			t.Errorf("%s %s: %v", c.path, c.body, p)
+		}
+	}
+	s.want(s.post("/v1/encode", item(`{"type":"text","text":"a","data":"","url":null}`)), 200)
+	s.want(s.do("POST", "/v1/encode?options={nope", []byte("a"), "Content-Type", "text/plain"), 400)
+	if a := s.want(s.post("/v2/models/default/infer", `{"id":7,"inputs":[]}`), 400); !strings.Contains(string(a.body), "id holds a JSON number") {
+		t.Errorf("%s", a.body)
+	}
+	if a := s.want(s.do("POST", "/v1/encode", []byte("--q\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nhello"), "Content-Type", "multipart/form-data; boundary=q"), 400); strings.Contains(string(a.body), "JSON") {
+		t.Errorf("%s", a.body)
+	}
+}

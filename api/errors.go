@@ -156,11 +156,10 @@ func asProblem(ctx context.Context, err error) *Problem {
 		p = problem(codeBadInput, err.Error())
 	case errors.Is(err, pipeline.ErrNotFinite):
 		p = problem(codeNotFinite, "the model's result was not finite and is withheld")
-	case errors.As(err, &syntax), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		p = problem(codeBadRequest, "the body is not whole JSON")
-		if syntax != nil {
-			p.Detail += fmt.Sprintf(": %v, at byte %d", syntax, syntax.Offset)
-		}
+	case errors.As(err, &syntax):
+		p = problem(codeBadRequest, fmt.Sprintf("the body is no JSON: %v, at byte %d", syntax, syntax.Offset))
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		p = problem(codeBadRequest, "the body is empty, or ends too early")
 	default:
 		p = problem(codeInternal, "something went wrong; the request id names it in the log")
 	}

@@ -193,6 +193,10 @@ func readOIP(r *http.Request) (*oipRequest, error) {
 	}
 	var req oipRequest
 	if err := json.Unmarshal(head, &req); err != nil {
+		var kind *json.UnmarshalTypeError
+		if asType(err, &kind) {
+			return nil, wrongType(kind)
+		}
 		return nil, problem(codeBadRequest, "the JSON part cannot be read: "+err.Error())
 	}
 	for i := range req.Inputs {

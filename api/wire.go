@@ -26,7 +26,7 @@ type workRequest struct {
 	Output     stringList      `json:"output"`      // encode: what to return
 	Top        int             `json:"top"`         // predict: classes a list holds
 	Caption    bool            `json:"caption"`     // predict: also say it in words
-	Latent     *int            `json:"latent"`      // attention of this latent; absent: the mean
+	Latent     *int            `json:"latent"`      // attention of this latent; absent or -1: the mean
 	DType      string          `json:"dtype"`       // f32, f16 or bf16 of returned tensors
 	Encoding   string          `json:"encoding"`    // base64 or float, in JSON
 	Format     string          `json:"format"`      // as Accept; this wins
@@ -208,7 +208,9 @@ func (s *Server) parseRaw(r *http.Request, kind string) (*workRequest, []pipelin
 	if kind != "application/octet-stream" {
 		part.Input.MediaType = kind
 	}
-	if o := q.Get("options"); o != "" {
+	if o := q.Get("options"); o != "" && !json.Valid([]byte(o)) {
+		return nil, nil, fieldProblem("options", "is no JSON")
+	} else if o != "" {
 		part.Options = json.RawMessage(o)
 	}
 	return req, []pipeline.Item{{ID: q.Get("id"), Parts: []pipeline.Part{part}}}, nil
@@ -371,10 +373,19 @@ func (s *Server) part(c wirePart, field string) (pipeline.Part, error) {
 		p.Modality = m
 	}
 	p.Input.MediaType, p.Input.Name = c.MediaType, c.Name
+	data := len(c.Data) > 0 && string(c.Data) != `""` && string(c.Data) != "null"
+	given := 0
+	for _, is := range []bool{c.Text != nil, c.ImageURL != nil, c.AudioURL != nil, c.VideoURL != nil, c.URL != nil, c.Audio != nil, data} {
+		if is {
+			given++
+		}
+	}
 	var err error
 	switch {
 	case c.Type == "":
 		return p, fieldProblem(field+".type", "is missing")
+	case given > 1:
+		return p, fieldProblem(field, "holds more than one of text, data and a url")
 	case c.Text != nil:
 		p.Modality = "text"
 		p.Input = media.Bytes(c.Name, []byte(*c.Text))
@@ -392,7 +403,7 @@ func (s *Server) part(c wirePart, field string) (pipeline.Part, error) {
 	case c.Audio != nil:
 		p.Modality = "audio"
 		err = c.inline(&p.Input, c.Audio.Data, field+".input_audio.data")
-	case len(c.Data) > 0 && string(c.Data) != `""` && string(c.Data) != "null":
+	case data:
 		err = c.inline(&p.Input, c.Data, field+".data")
 	default:
 		err = fieldProblem(field, "holds neither text nor data nor a url")

@@ -51,6 +51,12 @@ func (s *Server) start(r *http.Request, req *workRequest, items []pipeline.Item)
 	if req.DeadlineMS < 0 {
 		return nil, fieldProblem("deadline_ms", "is negative")
 	}
+	if req.Top < 0 {
+		return nil, fieldProblem("top", "is negative")
+	}
+	if req.Latent != nil && *req.Latent < -1 {
+		return nil, fieldProblem("latent", "is negative; -1 is the mean of all")
+	}
 	name, err := s.model(req.Model)
 	if err != nil {
 		return nil, err
