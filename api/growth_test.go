@@ -20,7 +20,7 @@ func TestNothingGrowsWithWhatRequestsSay(t *testing.T) {
 	st.Add("fake", newFake(1).open)
 	st.Add("mlm", reference("perceiver/mlm_language"))
 	keys := new(api.Keys)
-	if err := keys.Set([]api.Key{{Name: "k", Hash: api.HashKey("K"), Scopes: []api.Scope{api.ScopeAdmin}, Rate: 1e9}}); err != nil {
+	if err := keys.Set([]api.Key{{Name: "k", Hash: api.HashKey("K"), Scopes: []api.Scope{api.ScopeAdmin}, Rate: 1e6}}); err != nil {
 		t.Fatal(err)
 	}
 	host, err := api.ParseHost("*.example.com")
