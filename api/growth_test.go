@@ -135,7 +135,7 @@ func TestNothingGrowsWithWhatRequestsSay(t *testing.T) {
 	if n := series(); n != lines {
 		t.Errorf("series grew from %d to %d lines", lines, n)
 	}
-	if grown := heap() - held; grown > 1<<20 {
+	if grown := heap() - held; grown > 128<<10 { // one kind of value kept would be more
 		t.Errorf("the heap grew by %d KiB over %d values", grown>>10, total)
 	} else {
 		t.Logf("%d values in %d requests: heap %+d KiB of %d, %d lines of metrics", total, next, grown>>10, held>>10, lines)
