@@ -49,7 +49,7 @@ type heldKey struct {
 }
 
 // maxRate is the largest rate of a key, in requests a second.
-const maxRate = 1e6
+const maxRate = 1e9
 
 // Set replaces the keys, all or nothing. The error names the key at fault.
 func (k *Keys) Set(keys []Key) error {
