@@ -2,6 +2,7 @@ package pipeline_test
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -181,5 +182,39 @@ func TestDefaultModelLoads(t *testing.T) {
 	}
 	if len(info.Modalities) != 4 || info.SoftTokens == 0 || !strings.HasPrefix(info.Digest, "sha256:") {
 		t.Errorf("%+v", info)
+	}
+}
+
+// A part's own options take the place of the composition's, one by one; what no adapter has, or what
+// does not fit the composition, is refused.
+func TestDefaultModelTakesOptions(t *testing.T) {
+	m := openDefault(t)
+	rows := func(options string) (int, error) {
+		part := pipeline.TextPart("what is the weather like in Lisbon")
+		part.Options = json.RawMessage(options)
+		enc, err := m.Encode(t.Context(), pipeline.Item{Parts: []pipeline.Part{part}}, pipeline.EncodeOptions{Outputs: []string{pipeline.OutputByteArray}})
+		if err != nil {
+			return 0, err
+		}
+		if enc.ByteArray.Dim(0) != enc.Plan.Rows {
+			t.Errorf("%s: %d rows, planned %d", options, enc.ByteArray.Dim(0), enc.Plan.Rows)
+		}
+		return enc.Plan.Rows, nil
+	}
+	whole, err := rows("null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if short, err := rows(`{"max_length": 12}`); err != nil || short >= whole {
+		t.Errorf("%d rows with a shorter limit, %d without: %v", short, whole, err)
+	}
+	for _, bad := range []string{`{"bogus": 1}`, `[1]`, `{"max_length": "x"}`} {
+		var e *media.Error
+		if _, err := rows(bad); !errors.As(err, &e) || e.Code != media.BadOptions {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	if _, err := rows(`{"position": "fourier"}`); !errors.Is(err, pipeline.ErrInput) {
+		t.Errorf("rows of other channels: %v", err)
 	}
 }

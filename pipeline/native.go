@@ -181,7 +181,10 @@ func (m *nativeModel) parts(ctx context.Context, it Item) ([]nativePart, error) 
 		if err != nil {
 			return nil, err
 		}
-		r := m.media[name]
+		r, err := m.media[name].with(p.Options)
+		if err != nil {
+			return nil, err
+		}
 		cost, err := r.adapter.Plan(ctx, h)
 		if err != nil {
 			return nil, err

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math"
 
@@ -67,6 +68,26 @@ func newNativeRows(s weights.Scope, name string, c nativeModality, width int) (*
 		r.padding = s.Tensor("padding", 1, pad).Data
 	}
 	return r, nil
+}
+
+// with is the rows with a part's own options in place of the composition's.
+func (r *nativeRows) with(options json.RawMessage) (*nativeRows, error) {
+	if len(options) == 0 || string(options) == "null" {
+		return r, nil
+	}
+	merged := map[string]json.RawMessage{}
+	for _, o := range []json.RawMessage{r.config.Options, options} {
+		if len(o) > 0 && json.Unmarshal(o, &merged) != nil {
+			return nil, media.Errorf(media.BadOptions, "pipeline: options of %s are no JSON object", r.config.Adapter)
+		}
+	}
+	ad, err := modality.New(r.config.Adapter, mustJSON(merged))
+	if err != nil {
+		return nil, err
+	}
+	own := *r
+	own.adapter = ad
+	return &own, nil
 }
 
 // stemAct maps the stem's own word for no activation.
