@@ -107,3 +107,27 @@ func TestQueueOfMixedMedia(t *testing.T) {
 		}
 	})
 }
+
+// A text that ends early teaches the queue what it took, not what it was admitted for.
+func TestQueueSettles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &Queue{Slots: 1}
+		for range 50 {
+			p, err := q.Reserve()
+			if err != nil {
+				t.Fatal(err)
+			}
+			leave, err := p.Enter(t.Context(), 1e12)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			p.Settle(1e10)
+			leave()
+			p.Close()
+		}
+		if l := q.Load(); l.Rate < 0.9e10 || l.Rate > 1.1e10 || l.Admitted != 0 {
+			t.Errorf("%+v, want a rate of 1e10 and nothing admitted", l)
+		}
+	})
+}

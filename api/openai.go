@@ -458,11 +458,17 @@ func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string
 		all.Decoding += plan.Decoding
 		all.DecodedBytes += plan.DecodedBytes
 	}
-	leave, err := s.queue.place(r.Context()).Enter(r.Context(), turnCost(all))
+	drawn := 0
+	cost := func(tokens int) float64 {
+		return turnCost(all) + textCost(m.Info().Parameters, len(p.Text)/bytesPerToken, tokens)
+	}
+	place := s.queue.place(r.Context())
+	leave, err := place.Enter(r.Context(), cost(opt.Limit()))
 	if err != nil {
 		return err
 	}
 	defer leave()
+	defer func() { place.Settle(cost(drawn)) }()
 	free, err := s.enterRoom(r.Context(), new(workRequest), all)
 	if err != nil {
 		return err
@@ -470,7 +476,11 @@ func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string
 	defer free()
 	ctx := s.moving(r.Context())
 	if !out.stream {
-		res, err := g.Generate(ctx, p, opt, func(string) error { s.alive(); return nil })
+		res, err := g.Generate(ctx, p, opt, func(string) error {
+			s.alive()
+			drawn++
+			return nil
+		})
 		if err != nil {
 			return err
 		}
@@ -479,6 +489,7 @@ func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string
 	ev := events{w: w}
 	res, err := g.Generate(ctx, p, opt, func(text string) error {
 		s.alive()
+		drawn++
 		return ev.send(out.piece(name, text))
 	})
 	if err != nil {

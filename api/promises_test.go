@@ -638,3 +638,58 @@ func TestReloadUnderLoad(t *testing.T) {
 	close(stop)
 	wg.Wait()
 }
+
+// writer is a fake with a language model, which writes when its gate opens.
+type writer struct{ *fake }
+
+func (w writer) Info() pipeline.Info {
+	info := w.fake.Info()
+	info.Parameters = 1e9
+	return info
+}
+
+func (w writer) Generate(ctx context.Context, _ pipeline.Prompt, _ pipeline.GenerateOptions, emit func(string) error) (*pipeline.Generation, error) {
+	w.started <- struct{}{}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-w.gate:
+		return &pipeline.Generation{Text: "done", Stop: "stop", Tokens: 1}, emit("done")
+	}
+}
+
+// Text without media has its cost too: a server that is busy writing sheds what comes, instead of
+// letting thousands wait.
+func TestWritingIsShed(t *testing.T) {
+	w := writer{newFake(1)}
+	st := &pipeline.Store{}
+	st.Add("m", func(context.Context) (pipeline.Model, error) { return w, nil })
+	s := newSite(t, &api.Server{Store: st, Slots: 1})
+	const ask = `{"messages":[{"role":"user","content":"write"}]}`
+	statuses := make(chan int, 20)
+	for range cap(statuses) {
+		go func() { statuses <- s.post("/v1/chat/completions", ask).status }()
+	}
+	<-w.started
+	shed := 0
+	await(t, func() bool {
+		select {
+		case status := <-statuses:
+			if status != 503 {
+				t.Errorf("status %d while the first one writes", status)
+			}
+			shed++
+		default:
+		}
+		return shed >= cap(statuses)-3 // one writes, and of a cost that was not known few came in
+	})
+	close(w.gate)
+	for range cap(statuses) - shed {
+		if status := <-statuses; status != 200 && status != 503 {
+			t.Errorf("status %d of who waited", status)
+		}
+	}
+	if shed == cap(statuses) {
+		t.Error("nobody was let in")
+	}
+}

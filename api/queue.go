@@ -79,6 +79,7 @@ type Place struct {
 	until    time.Time     // when a place without work loses what it holds
 	at       *list.Element // in q.places; nil when nothing is held
 	admitted bool          // work of the request has had a turn
+	done     float64       // what the turn has come to cost, when that is known; zero: what it was admitted for
 }
 
 // Reserve takes a place for work of the usual cost, or refuses with a *Saturated. A place whose
@@ -155,8 +156,8 @@ func (p *Place) Enter(ctx context.Context, flops float64) (leave func(), err err
 		defer q.mu.Unlock()
 		return nil, q.saturated(flops)
 	}
-	p.admitted = true
-	return q.enter(ctx, flops)
+	p.admitted, p.done = true, 0
+	return q.enter(ctx, flops, p)
 }
 
 // fits reports whether work that costs flops may come in, over the capacity by a share at most.
@@ -203,7 +204,7 @@ func (q *Queue) Enter(ctx context.Context, flops float64) (leave func(), err err
 		defer q.mu.Unlock()
 		return nil, q.saturated(flops)
 	}
-	return q.enter(ctx, flops)
+	return q.enter(ctx, flops, &Place{q: q})
 }
 
 // least is the cost that work of so many FLOPs counts as.
@@ -214,8 +215,16 @@ func least(flops float64) float64 {
 	return max(flops, leastCost)
 }
 
-// enter waits for a turn of admitted work. The lock is held, and given up.
-func (q *Queue) enter(ctx context.Context, flops float64) (leave func(), err error) {
+// Settle says what the turn under way has come to cost, where that is less than what it was admitted
+// for, as with a text that ends early: the measured rate learns from it.
+func (p *Place) Settle(flops float64) {
+	p.q.mu.Lock()
+	defer p.q.mu.Unlock()
+	p.done = least(flops)
+}
+
+// enter waits for a turn of admitted work of a place. The lock is held, and given up.
+func (q *Queue) enter(ctx context.Context, flops float64, p *Place) (leave func(), err error) {
 	if flops > 0 {
 		q.typical = average(q.typical, flops)
 	}
@@ -223,14 +232,14 @@ func (q *Queue) enter(ctx context.Context, flops float64) (leave func(), err err
 	if q.running < q.slots() && q.waiting.Len() == 0 {
 		q.begin(flops)
 		q.mu.Unlock()
-		return q.leave(flops), nil
+		return q.leave(flops, p), nil
 	}
 	t := &ticket{make(chan struct{}), flops}
 	place := q.waiting.PushBack(t)
 	q.mu.Unlock()
 	select {
 	case <-t.ready:
-		return q.leave(flops), nil
+		return q.leave(flops, p), nil
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
@@ -246,12 +255,12 @@ func (q *Queue) enter(ctx context.Context, flops float64) (leave func(), err err
 }
 
 // leave returns the function that ends a turn begun now.
-func (q *Queue) leave(flops float64) func() {
+func (q *Queue) leave(flops float64, p *Place) func() {
 	begin := q.clock()
 	return sync.OnceFunc(func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		q.measure(flops, begin)
+		q.measure(or(p.done, flops), begin)
 		q.admitted = max(0, q.admitted-flops)
 		q.end(flops)
 	})

@@ -113,7 +113,7 @@ func (m *causalModel) Generate(ctx context.Context, p Prompt, opt GenerateOption
 	out := newTextStream(opt.Stop, emit)
 	g := &Generation{PromptTokens: len(ids), Stop: "length"}
 	var failed error
-	err = m.net.Generate(ctx, a, ids, perceiver.Generation{Steps: opt.maxTokens(), Next: draw.pick}, func(id int, _ []float32) bool {
+	err = m.net.Generate(ctx, a, ids, perceiver.Generation{Steps: opt.Limit(), Next: draw.pick}, func(id int, _ []float32) bool {
 		g.Tokens++
 		if id == modality.EOS || id == modality.SEP || id == modality.PAD {
 			g.Stop = "stop"

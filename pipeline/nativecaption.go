@@ -106,7 +106,7 @@ func (c *captioner) say(ctx context.Context, a *tensor.Arena, r *resampler.Resam
 // generate continues tokens and hands on text as it comes.
 func (c *captioner) generate(ctx context.Context, tokens []int, media tensor.Tensor, opt GenerateOptions, emit func(string) error) (*Generation, error) {
 	o := flamingo.Options{
-		MaxTokens: opt.maxTokens(), Temperature: opt.Temperature, TopK: opt.TopK, TopP: opt.TopP, Seed: opt.Seed,
+		MaxTokens: opt.Limit(), Temperature: opt.Temperature, TopK: opt.TopK, TopP: opt.TopP, Seed: opt.Seed,
 		Stop: []int{c.end}, Ban: []int{modality.PAD, modality.BOS, modality.MASK, modality.CLS, modality.SEP},
 	}
 	g := &Generation{PromptTokens: len(tokens), Stop: "stop"}

@@ -289,7 +289,7 @@ func (m *pictureModel) Generate(ctx context.Context, p Prompt, opt GenerateOptio
 
 func (m *pictureModel) generate(ctx context.Context, p flamingo.Prompt, opt GenerateOptions, emit func(string) error) (*Generation, error) {
 	o := flamingo.Options{
-		MaxTokens: opt.maxTokens(), Temperature: opt.Temperature, TopK: opt.TopK, TopP: opt.TopP, Seed: opt.Seed, Stop: m.stop,
+		MaxTokens: opt.Limit(), Temperature: opt.Temperature, TopK: opt.TopK, TopP: opt.TopP, Seed: opt.Seed, Stop: m.stop,
 	}
 	if bad := m.family.banned(m.tok); len(bad) > 0 {
 		o.Ban = bad

@@ -9,7 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-func (o GenerateOptions) maxTokens() int {
+// Limit is the most tokens that are drawn: MaxTokens, or what zero stands for.
+func (o GenerateOptions) Limit() int {
 	if o.MaxTokens <= 0 {
 		return 64
 	}
