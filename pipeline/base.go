@@ -31,14 +31,18 @@ func (b *base) loaded(d *Dir, src weights.Source, dt kernel.DType) {
 		b.info.Name = filepath.Base(d.Path)
 	}
 	b.info.Parameters = countParameters(src)
-	perWeight := int64(2)
+	b.info.Bytes = weightBytes(b.info.Parameters, dt)
+}
+
+// weightBytes is what so many weights hold in an arithmetic.
+func weightBytes(parameters int64, dt kernel.DType) int64 {
 	switch dt {
 	case kernel.F32:
-		perWeight = 4
+		return 4 * parameters
 	case kernel.Int8:
-		perWeight = 1
+		return parameters
 	}
-	b.info.Bytes = b.info.Parameters * perWeight
+	return 2 * parameters
 }
 
 // identify notes the digest of what was loaded.

@@ -99,6 +99,9 @@ func bind(ctx context.Context, d *Dir, src weights.Source, opt Options) (Model, 
 	if err != nil {
 		return nil, err
 	}
+	if err := takeRoom(ctx, weightBytes(countParameters(src), dt)); err != nil {
+		return nil, err
+	}
 	m, err := weights.Bind(src, func(s weights.Scope) (Model, error) {
 		return recipes[d.Arch](ctx, d, s, opt)
 	}, weights.Options{DType: dt})

@@ -35,6 +35,7 @@ type entry struct {
 	users   int
 	used    int64    // the clock at last use
 	loading *loading // the load in progress; nil when none is
+	coming  int64    // bytes of weights that are being loaded, once they are known
 	err     error    // of the last load
 }
 
@@ -139,12 +140,12 @@ func (s *Store) hold(e *entry) func() {
 
 // load opens e's model, which the caller has marked as loading, and holds it.
 func (s *Store) load(ctx context.Context, name string, e *entry) (Model, func(), error) {
-	m, err := open(ctx, e)
+	m, err := s.open(ctx, e)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := e.loading
 	defer close(l.done)
-	e.loading = nil
+	e.loading, e.coming = nil, 0
 	if err == nil {
 		err = s.makeRoom(e, m.Info().Bytes)
 	}
@@ -157,14 +158,35 @@ func (s *Store) load(ctx context.Context, name string, e *entry) (Model, func(),
 	return m, s.hold(e), nil
 }
 
-// open opens e's model; a panic on the way is an error, so that nobody waits for it for ever.
-func open(ctx context.Context, e *entry) (m Model, err error) {
+// open opens e's model. As soon as its size is known there must be room for it. A panic on the way
+// is an error, so that nobody waits for it for ever.
+func (s *Store) open(ctx context.Context, e *entry) (m Model, err error) {
+	ctx = context.WithValue(ctx, roomKey{}, func(bytes int64) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err := s.makeRoom(e, bytes); err != nil {
+			return err
+		}
+		e.coming = bytes
+		return nil
+	})
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
 	return e.open(ctx)
+}
+
+// roomKey is where the context of a load carries the func(bytes int64) error that makes room.
+type roomKey struct{}
+
+// takeRoom makes room for weights that are about to be loaded, where someone keeps a budget.
+func takeRoom(ctx context.Context, bytes int64) error {
+	if room, ok := ctx.Value(roomKey{}).(func(int64) error); ok {
+		return room(bytes)
+	}
+	return nil
 }
 
 // makeRoom evicts idle models, least recently used first, until need more bytes fit. The lock
@@ -177,6 +199,9 @@ func (s *Store) makeRoom(keep *entry, need int64) error {
 		var total int64
 		var oldest *entry
 		for _, e := range s.entries {
+			if e != keep {
+				total += e.coming
+			}
 			if e.model == nil || e == keep {
 				continue
 			}
@@ -195,12 +220,13 @@ func (s *Store) makeRoom(keep *entry, need int64) error {
 	}
 }
 
-// Loaded is the bytes of weights that are loaded.
+// Loaded is the bytes of weights that are loaded, or about to be.
 func (s *Store) Loaded() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var total int64
 	for _, e := range s.entries {
+		total += e.coming
 		if e.model != nil {
 			total += e.model.Info().Bytes
 		}
@@ -216,12 +242,13 @@ func (s *Store) Reload(ctx context.Context, name string) error {
 	if !ok {
 		return fmt.Errorf("pipeline: %w: %q", ErrNoModel, name)
 	}
-	m, err := open(ctx, e)
+	m, err := s.open(ctx, e)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.coming = 0
 	if err != nil {
 		return fmt.Errorf("pipeline: reload %s: %w", name, err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	now, ok := s.entries[name]
 	if !ok { // removed meanwhile
 		return fmt.Errorf("pipeline: reload %s: %w", name, ErrNoModel)

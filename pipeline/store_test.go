@@ -1,8 +1,11 @@
 package pipeline_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,6 +14,8 @@ import (
 	"time"
 
 	"github.com/mmserve/mmserve/pipeline"
+	"github.com/mmserve/mmserve/tensor"
+	"github.com/mmserve/mmserve/weights"
 )
 
 // sized is a model of a size that does nothing.
@@ -233,5 +238,57 @@ func TestStoreReloadIsAllOrNothing(t *testing.T) {
 	acquire(t, s, "m@02")()
 	if err := s.Reload(t.Context(), "none"); !errors.Is(err, pipeline.ErrNoModel) {
 		t.Error(err)
+	}
+}
+
+// binding is what runs while the weights of a "StoreTest" are read.
+var binding func()
+
+func init() {
+	pipeline.Register("StoreTest", func(_ context.Context, _ *pipeline.Dir, s weights.Scope, _ pipeline.Options) (pipeline.Model, error) {
+		binding()
+		return sized{bytes: 4 * int64(len(s.Tensor("w", 10).Data))}, nil
+	})
+}
+
+// There must be room for a model before its weights are read: what is idle goes first, and a model
+// that does not fit is refused unread.
+func TestStoreMakesRoomBeforeItReads(t *testing.T) {
+	dir := t.TempDir()
+	var file bytes.Buffer
+	if err := weights.WriteSafetensors(&file, map[string]tensor.Tensor{"w": tensor.Of(make([]float32, 10), 10)}, weights.F32, nil); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{"config.json": []byte(`{"architectures":["StoreTest"]}`), "model.safetensors": file.Bytes()} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func(ctx context.Context) (pipeline.Model, error) { return pipeline.Open(ctx, dir, pipeline.Options{}) }
+	var n atomic.Int64
+	s := &pipeline.Store{Budget: 50}
+	s.Add("m", open)
+	s.Add("other", opens(20, &n))
+	for _, load := range []func() error{
+		func() error {
+			_, release, err := s.Acquire(t.Context(), "m")
+			if err == nil {
+				release()
+			}
+			return err
+		},
+		func() error { return s.Reload(t.Context(), "m") },
+	} {
+		release := acquire(t, s, "other")
+		binding = func() { t.Error("weights were read that there is no room for") }
+		if err := load(); !errors.Is(err, pipeline.ErrBudget) || s.Loaded() != 20 {
+			t.Errorf("beside a model in use: %v; %d bytes are loaded", err, s.Loaded())
+		}
+		release()
+		var during int64
+		binding = func() { during = s.Loaded() }
+		if err := load(); err != nil || during != 40 || s.Loaded() != 40 {
+			t.Errorf("beside an idle model: %v; %d bytes when reading began, %d at the end, want 40", err, during, s.Loaded())
+		}
 	}
 }
