@@ -257,6 +257,7 @@ type wireResultBody struct {
 	Status string         `json:"status"`
 	Error  *Problem       `json:"error,omitempty"`
 	Plan   *pipeline.Plan `json:"plan,omitempty"`
+	*estimate
 
 	Latents    *wireTensor `json:"latents,omitempty"`
 	Pooled     *wireTensor `json:"pooled,omitempty"`
@@ -276,7 +277,7 @@ type wireResultBody struct {
 
 // wireResult words one result.
 func (s *Server) wireResult(ctx context.Context, j *job, i int, r *result) (*wireResultBody, error) {
-	body := &wireResultBody{ID: r.id, Index: i, Status: "ok", Plan: &r.plan}
+	body := &wireResultBody{ID: r.id, Index: i, Status: "ok", Plan: &r.plan, estimate: r.estimate}
 	if r.err != nil {
 		s.itemFailed(ctx, body, r.err)
 		return body, nil

@@ -108,6 +108,17 @@ func (q *Queue) full() *Saturated {
 	return q.saturated(q.typical)
 }
 
+// estimate says how long it would take until work that costs flops is done, with all that is admitted
+// before it, at the measured rate; and whether it would be admitted now.
+func (q *Queue) estimate(flops float64) (until time.Duration, admitted bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lapse()
+	flops = least(flops)
+	seconds := min((q.admitted+flops)/q.drain(), time.Hour.Seconds())
+	return time.Duration(seconds * float64(time.Second)), q.fits(flops, 0)
+}
+
 // lapse empties places that have waited too long. The lock is held.
 func (q *Queue) lapse() {
 	now := q.clock()

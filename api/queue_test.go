@@ -259,3 +259,53 @@ func TestPlaces(t *testing.T) {
 		}
 	})
 }
+
+// What the queue says of work beforehand is what happens to it.
+func TestQueueEstimate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const cost, pass = 1e9, 100 * time.Millisecond
+		q := &Queue{Slots: 1, Wait: time.Second}
+		turn := func() error {
+			leave, err := q.Enter(t.Context(), cost)
+			if err == nil {
+				time.Sleep(pass)
+				leave()
+			}
+			return err
+		}
+		for range 50 {
+			if err := turn(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		done := make(chan error)
+		taken := 0
+		for range 20 {
+			synctest.Wait()
+			before := time.Now()
+			until, admitted := q.estimate(cost)
+			go func() {
+				err := turn()
+				if took := time.Since(before); err == nil && (until < took-pass || until > took+pass) {
+					t.Errorf("took %s, %s was said", took, until)
+				}
+				done <- err
+			}()
+			synctest.Wait()
+			l := q.Load()
+			if came := l.Running+l.Waiting > taken; came != admitted {
+				t.Errorf("behind %d: admitted %t, %t was said", taken, came, admitted)
+			}
+			taken = l.Running + l.Waiting
+			if !admitted {
+				<-done
+			}
+		}
+		for range taken {
+			<-done
+		}
+		if taken < 9 || taken > 11 {
+			t.Errorf("%d were admitted", taken)
+		}
+	})
+}

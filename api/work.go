@@ -18,7 +18,14 @@ type result struct {
 	prediction *pipeline.Prediction
 	decoding   *pipeline.Decoding // its Prediction is prediction
 	plan       pipeline.Plan
+	estimate   *estimate // of a plan alone
 	err        error
+}
+
+// estimate is what the queue says of a plan now.
+type estimate struct {
+	MS       float64 `json:"estimated_ms"` // until it is done, with what is admitted before it
+	Admitted bool    `json:"admitted"`     // whether it would be
 }
 
 // job is a parsed request that is ready to run.
@@ -246,6 +253,10 @@ func (s *Server) plan(w http.ResponseWriter, r *http.Request) error {
 		}()
 		if res.err != nil && len(j.items) == 1 {
 			return res.err
+		}
+		if res.err == nil {
+			until, admitted := s.queue.estimate(turnCost(res.plan))
+			res.estimate = &estimate{float64(until.Microseconds()) / 1e3, admitted}
 		}
 		if err := out.add(i, res); err != nil {
 			return err

@@ -135,7 +135,7 @@ func TestClient(t *testing.T) {
 		t.Errorf("models %v, %v", list, err)
 	}
 	plan, err := c.Plan(ctx, client.Request{Inputs: []client.Item{client.Text("hello")}})
-	if err != nil || plan.Data[0].Plan.FLOPs <= 0 {
+	if err != nil || plan.Data[0].Plan.FLOPs <= 0 || plan.Data[0].EstimatedMS <= 0 || !plan.Data[0].Admitted {
 		t.Errorf("plan %+v, %v", plan, err)
 	}
 	p, err := c.Predict(ctx, client.Request{Inputs: []client.Item{client.Text("hello")}, Top: 2})

@@ -86,24 +86,28 @@ type Document struct {
 
 // Result is the outcome of one item: Error, or the rest.
 type Result struct {
-	ID         string      `json:"id"`
-	Index      int         `json:"index"`
-	Status     string      `json:"status"` // "ok" or "error"
-	Error      *Error      `json:"error"`
-	Plan       Plan        `json:"plan"`
-	Latents    *Tensor     `json:"latents"`     // N×D
-	Pooled     *Tensor     `json:"pooled"`      // D, or the width of the embedding head
-	ByteArray  *Tensor     `json:"byte_array"`  // M×C
-	SoftTokens *Tensor     `json:"soft_tokens"` // n×W
-	Attention  *Tensor     `json:"attention"`   // M, sums to 1
-	Grid       []int       `json:"grid"`        // of the rows: height×width, time, …
-	Notes      []string    `json:"notes"`       // what was detected, cropped, resampled, dropped
-	Prediction *Prediction `json:"prediction"`
-	Flow       *Tensor     `json:"flow"`    // H×W×2: x to the right, y down, in pixels
-	Frames     *Tensor     `json:"frames"`  // reconstructed T×H×W×3, or points×3
-	Audio      *Tensor     `json:"audio"`   // reconstructed samples
-	Logits     *Tensor     `json:"logits"`  // decode: before the softmax
-	Answers    *Tensor     `json:"answers"` // decode: O×F
+	ID     string `json:"id"`
+	Index  int    `json:"index"`
+	Status string `json:"status"` // "ok" or "error"
+	Error  *Error `json:"error"`
+	Plan   Plan   `json:"plan"`
+	// Plan's answer alone: milliseconds until the item would be done, with what the server has
+	// admitted before it, and whether it would be admitted now.
+	EstimatedMS float64     `json:"estimated_ms"`
+	Admitted    bool        `json:"admitted"`
+	Latents     *Tensor     `json:"latents"`     // N×D
+	Pooled      *Tensor     `json:"pooled"`      // D, or the width of the embedding head
+	ByteArray   *Tensor     `json:"byte_array"`  // M×C
+	SoftTokens  *Tensor     `json:"soft_tokens"` // n×W
+	Attention   *Tensor     `json:"attention"`   // M, sums to 1
+	Grid        []int       `json:"grid"`        // of the rows: height×width, time, …
+	Notes       []string    `json:"notes"`       // what was detected, cropped, resampled, dropped
+	Prediction  *Prediction `json:"prediction"`
+	Flow        *Tensor     `json:"flow"`    // H×W×2: x to the right, y down, in pixels
+	Frames      *Tensor     `json:"frames"`  // reconstructed T×H×W×3, or points×3
+	Audio       *Tensor     `json:"audio"`   // reconstructed samples
+	Logits      *Tensor     `json:"logits"`  // decode: before the softmax
+	Answers     *Tensor     `json:"answers"` // decode: O×F
 }
 
 // Plan is the cost of an item.

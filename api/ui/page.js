@@ -56,9 +56,9 @@ async function run() {
   say("running …");
   state.attention.clear();
   try {
-    const plan = (await post("/v1/plan", {})).body.data[0].plan;
+    const planned = (await post("/v1/plan", {})).body.data[0];
     if (turn !== state.turn) return;
-    showCost(plan);
+    showCost(planned);
     const { body, ms } = await post("/v1/encode", { output: "latents,pooled,attention", latent: -1, encoding: "float" });
     if (turn !== state.turn) return;
     const item = body.data[0];
@@ -125,11 +125,13 @@ function showTasks(p) {
 
 const count = (n) => n >= 1e9 ? (n / 1e9).toFixed(2) + " G" : n >= 1e6 ? (n / 1e6).toFixed(1) + " M" : n >= 1e4 ? (n / 1e3).toFixed(1) + " k" : String(n);
 
-function showCost(p) {
+function showCost(planned) {
+  const p = planned.plan;
   const rows = [["modality", `${p.modality} (${p.media_type || "?"})`], ["rows × channels", `${p.rows} × ${p.row_channels}`],
     ["operations", count(p.flops) + "FLOP"], ["decoded", count(p.decoded_bytes || 0) + "B"]];
   for (const [k, name] of [["width", "width"], ["height", "height"], ["seconds", "seconds"], ["sample_rate", "sample rate"], ["channels", "channels"], ["points", "points"]])
     if (p[k]) rows.push([name, String(Math.round(p[k] * 1000) / 1000)]);
+  rows.push(["until done", `about ${planned.estimated_ms.toPrecision(2)} ms${planned.admitted ? "" : ", refused now: the queue is full"}`]);
   $("cost").replaceChildren(...rows.map(([a, b]) => {
     const tr = el("tr");
     tr.append(el("td", "", a), el("td", "", b));
