@@ -18,7 +18,7 @@ import (
 func TestNothingGrowsWithWhatRequestsSay(t *testing.T) {
 	st := &pipeline.Store{}
 	st.Add("fake", newFake(1).open)
-	st.Add("mlm", reference("perceiver/mlm_language"))
+	st.Add("builtin", builtin)
 	keys := new(api.Keys)
 	if err := keys.Set([]api.Key{{Name: "k", Hash: api.HashKey("K"), Scopes: []api.Scope{api.ScopeAdmin}, Rate: 1e6}}); err != nil {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func TestNothingGrowsWithWhatRequestsSay(t *testing.T) {
 	// Each of these says new values, as many as it returns.
 	says := []func(i int) int{
 		func(i int) int { // options of a medium that the model heeds, a name, a role, an id, a user
-			taken(ask("POST", "/v1/plan", fmt.Sprintf(`{"model":"mlm","user":"u%d","inputs":[{"id":"i%d","content":[{"type":"text","text":"t%d","name":"n%d.txt","role":"r%d","options":{"max_length":%d}}]}]}`, i, i, i, i, i, 2049+i), "Content-Type", "application/json"))
+			taken(ask("POST", "/v1/plan", fmt.Sprintf(`{"model":"builtin","user":"u%d","inputs":[{"id":"i%d","content":[{"type":"text","text":"t%d","name":"n%d.txt","role":"r%d","options":{"max_length":%d}}]}]}`, i, i, i, i, i, 2049+i), "Content-Type", "application/json"))
 			return 6
 		},
 		func(i int) int { // a model, a digest, a modality, a media type; none exists
@@ -59,7 +59,7 @@ func TestNothingGrowsWithWhatRequestsSay(t *testing.T) {
 			return 4
 		},
 		func(i int) int { // an option's name
-			ask("POST", "/v1/plan", fmt.Sprintf(`{"model":"mlm","f%d":1,"inputs":[{"content":[{"type":"text","text":"x","options":{"o%d":1}}]}]}`, i, i), "Content-Type", "application/json")
+			ask("POST", "/v1/plan", fmt.Sprintf(`{"model":"builtin","f%d":1,"inputs":[{"content":[{"type":"text","text":"x","options":{"o%d":1}}]}]}`, i, i), "Content-Type", "application/json")
 			return 2
 		},
 		func(i int) int { // query parameters, and headers that are heard

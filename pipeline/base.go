@@ -2,8 +2,10 @@ package pipeline
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/mmserve/mmserve/internal/kernel"
@@ -76,8 +78,25 @@ func one(it Item, want string) (Part, error) {
 	return it.Parts[0], nil
 }
 
-// header looks at a part and refuses one that is not of the wanted medium.
+// given reports whether a part's options say anything.
+func given(options json.RawMessage) bool {
+	said := strings.TrimSpace(string(options))
+	return said != "" && said != "null" && said != "{}"
+}
+
+// plain refuses a part that brings options: a published model prepares its media in one way.
+func (b *base) plain(p Part) error {
+	if given(p.Options) {
+		return media.Errorf(media.BadOptions, "pipeline: %s prepares its media as published; a part's options are not taken", b.info.Architecture)
+	}
+	return nil
+}
+
+// header looks at a part and refuses one that is not of the wanted medium, or not plain.
 func (b *base) header(p Part, want string) (media.Header, error) {
+	if err := b.plain(p); err != nil {
+		return media.Header{}, err
+	}
 	in := p.Input
 	in.Limits = b.limits
 	h, err := in.Header()

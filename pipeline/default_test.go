@@ -218,3 +218,20 @@ func TestDefaultModelTakesOptions(t *testing.T) {
 		t.Errorf("rows of other channels: %v", err)
 	}
 }
+
+// A published model prepares its media in one way; options that would be left unread are refused.
+func TestPublishedModelsTakeNoOptions(t *testing.T) {
+	m, err := pipeline.Open(t.Context(), filepath.Join("..", "testdata", "reference", "perceiver", "mlm_language"), pipeline.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := pipeline.TextPart("hello [MASK]")
+	for options, ok := range map[string]bool{"": true, "null": true, "{}": true, `{"max_length": 8}`: false, `[]`: false} {
+		part.Options = json.RawMessage(options)
+		_, err := m.Predict(t.Context(), pipeline.Item{Parts: []pipeline.Part{part}}, pipeline.PredictOptions{})
+		var e *media.Error
+		if ok && err != nil || !ok && (!errors.As(err, &e) || e.Code != media.BadOptions) {
+			t.Errorf("options %q: %v", options, err)
+		}
+	}
+}

@@ -68,6 +68,9 @@ func (m *multimodalModel) samples() int {
 func (m *multimodalModel) parts(it Item) (film Part, sound *Part, err error) {
 	found := false
 	for i, p := range it.Parts {
+		if err := m.plain(p); err != nil {
+			return film, nil, err
+		}
 		name := p.Modality
 		if name == "" {
 			in := p.Input

@@ -72,7 +72,7 @@ func newNativeRows(s weights.Scope, name string, c nativeModality, width int) (*
 
 // with is the rows with a part's own options in place of the composition's.
 func (r *nativeRows) with(options json.RawMessage) (*nativeRows, error) {
-	if len(options) == 0 || string(options) == "null" {
+	if !given(options) {
 		return r, nil
 	}
 	merged := map[string]json.RawMessage{}

@@ -119,6 +119,9 @@ func (m *originalModel) image(ctx context.Context, p Part) (perceiver.Picture, m
 // Plan says what an item costs, from its header alone.
 func (m *originalModel) Plan(ctx context.Context, it Item) (Plan, error) {
 	p, err := one(it, "array or picture")
+	if err == nil {
+		err = m.plain(p)
+	}
 	if err != nil {
 		return Plan{}, err
 	}
