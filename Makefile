@@ -45,11 +45,13 @@ generate: ## the assembly, from its generator
 torch-check: build ## our .pt files read by a real torch (PYTHON: one that has torch)
 	$(or $(PYTHON),python3) tools/torch_check.py bin/mmserve
 
-reproducible: ## two builds with nothing in common but the source are one binary, static
+reproducible: ## two builds with nothing in common but the source are one binary, static; root also runs it in an empty file system
 	GOCACHE=$$(mktemp -d) go build -trimpath -buildvcs=false -o bin/mmserve.1 ./cmd/mmserve
 	GOCACHE=$$(mktemp -d) go build -trimpath -buildvcs=false -o bin/mmserve.2 ./cmd/mmserve
 	cmp bin/mmserve.1 bin/mmserve.2
 	! ldd bin/mmserve.1 >/dev/null 2>&1
+	if [ "$$(id -u)" = 0 ]; then root=$$(mktemp -d) && chmod 755 $$root && cp bin/mmserve.1 $$root/mmserve && \
+		chroot --userspec=65534:65534 $$root /mmserve predict --text "alone, as nobody" && rm -r $$root; fi
 	rm bin/mmserve.1 bin/mmserve.2
 
 soak: build ## SOAK (default an hour) at capacity, 1 % hostile clients; fails on a wrong answer, an unexpected status or growth
