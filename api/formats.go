@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"slices"
@@ -34,6 +35,7 @@ var formats = []format{
 	{name: "safetensors", mediaType: "application/vnd.safetensors", document: safetensorsDocument},
 	{name: "pt", mediaType: "application/vnd.pytorch", single: true, document: tensorDocument(weights.WriteTorch)},
 	{name: "raw", mediaType: "application/octet-stream", single: true, document: rawDocument},
+	{name: "oip", mediaType: "application/octet-stream", document: oipDocument}, // by name alone: as a type it is raw
 	{name: "vllm", mediaType: "application/vnd.vllm+json", document: feedDocument("vllm_prompt_embeds")},
 }
 
@@ -171,6 +173,9 @@ func (o *responder) end() error {
 	h := o.w.Header()
 	h.Set("Content-Type", o.f.mediaType)
 	h.Set("Content-Length", strconv.Itoa(buf.Len()))
+	if o.j.head > 0 {
+		h.Set(binarySize, strconv.Itoa(o.j.head))
+	}
 	_, err = buf.WriteTo(o.w)
 	return err
 }
@@ -427,14 +432,10 @@ func rawDocument(w io.Writer, _ *Server, j *job, results []*result) error {
 	return err
 }
 
-// safetensorsDocument holds every tensor of every item, named "0.latents", "0.pooled", ….
-func safetensorsDocument(w io.Writer, _ *Server, j *job, results []*result) error {
-	dt, err := dtypeOf(j.req.DType)
-	if err != nil {
-		return err
-	}
-	all, size := map[string]tensor.Tensor{}, 4096 // of names
-	meta := map[string]string{"model": j.req.Model, "model_digest": j.model.Info().Digest}
+// named gathers every tensor of every item, named "0.latents", "0.pooled", …, with the bytes they take
+// in a type, and what there is to say besides: the model, and why items failed.
+func named(j *job, results []*result, dt weights.DType) (all map[string]tensor.Tensor, size int, meta map[string]string, err error) {
+	all, meta = map[string]tensor.Tensor{}, map[string]string{"model": j.req.Model, "model_digest": j.model.Info().Digest}
 	for i, r := range results {
 		if r.err != nil {
 			meta[fmt.Sprintf("%d.error", i)] = asProblem(j.ctx, r.err).Error()
@@ -442,16 +443,64 @@ func safetensorsDocument(w io.Writer, _ *Server, j *job, results []*result) erro
 		}
 		tensors := r.tensors()
 		if len(tensors) == 0 {
-			return fieldProblem("output", "gives no tensors; this format holds nothing else")
+			return nil, 0, nil, fieldProblem("output", "gives no tensors; this format holds nothing else")
 		}
 		for name, t := range tensors {
 			if err := finiteAs(t, dt); err != nil {
-				return err
+				return nil, 0, nil, err
 			}
 			all[fmt.Sprintf("%d.%s", i, name)] = t
 			size += dt.Size() * len(t.Data)
 		}
 	}
-	spare(w, size)
+	return all, size, meta, nil
+}
+
+// safetensorsDocument holds the tensors by name.
+func safetensorsDocument(w io.Writer, _ *Server, j *job, results []*result) error {
+	dt, err := dtypeOf(j.req.DType)
+	if err != nil {
+		return err
+	}
+	all, size, meta, err := named(j, results, dt)
+	if err != nil {
+		return err
+	}
+	spare(w, size+4096) // of names
 	return weights.WriteSafetensors(w, all, dt, meta)
+}
+
+// oipDocument holds the tensors by name as an answer of the Open Inference Protocol with binary data:
+// JSON, whose length the header says, and the values after it.
+func oipDocument(w io.Writer, _ *Server, j *job, results []*result) error {
+	dt, err := dtypeOf(j.req.DType)
+	if err != nil {
+		return err
+	}
+	all, size, meta, err := named(j, results, dt)
+	if err != nil {
+		return err
+	}
+	names := map[weights.DType]string{weights.F32: "FP32", weights.F16: "FP16", weights.BF16: "BF16"}
+	var outs []oipTensor
+	values := make([]byte, 0, size)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		raw, err := encodeTensor(all[name], dt)
+		if err != nil {
+			return err
+		}
+		outs = append(outs, oipTensor{Name: name, Datatype: names[dt], Shape: all[name].Shape, Parameters: map[string]any{"binary_data_size": len(raw.Data)}})
+		values = append(values, raw.Data...)
+	}
+	head, err := json.Marshal(map[string]any{"id": requestIDOf(j.ctx), "model_name": modelOf(j.req.Model), "parameters": meta, "outputs": outs})
+	if err != nil {
+		return err
+	}
+	j.head = len(head)
+	spare(w, len(head)+size)
+	if _, err := w.Write(head); err != nil {
+		return err
+	}
+	_, err = w.Write(values)
+	return err
 }

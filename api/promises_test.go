@@ -215,7 +215,7 @@ func TestPoison(t *testing.T) {
 // Numbers that are not finite never leave, in any format or type.
 func TestNotFinite(t *testing.T) {
 	s := newSite(t, &api.Server{Store: newFake(1).store()})
-	for _, format := range []string{"json", "ndjson", "npy", "safetensors", "pt", "raw"} {
+	for _, format := range []string{"json", "ndjson", "npy", "safetensors", "pt", "raw", "oip"} {
 		for _, c := range []struct{ word, dtype string }{{"nan", "f32"}, {"nan", "bf16"}, {"huge", "f16"}} {
 			a := s.post("/v1/encode", texts(`"format":"`+format+`","dtype":"`+c.dtype+`",`, c.word))
 			if a.status < 400 || !bytes.Contains(a.body, []byte("not_finite")) {

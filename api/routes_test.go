@@ -9,6 +9,8 @@ import (
 	"math"
 	"mime/multipart"
 	"net/textproto"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -143,6 +145,56 @@ func TestFormats(t *testing.T) {
 	}
 	if a := s.post("/v1/encode", texts(`"format":"vllm","output":["soft_tokens"],`, "a")); a.status != 422 || a.code(t) != "input_mismatch" {
 		t.Errorf("cross-attention latents as vLLM parts: %d %s", a.status, a.body)
+	}
+}
+
+// An answer in the form of the Open Inference Protocol holds what the same answer in safetensors does,
+// with the items that failed.
+func TestOpenInferenceFormat(t *testing.T) {
+	s := newSite(t, &api.Server{})
+	for _, dtype := range []string{"f32", "f16", "bf16"} {
+		body := strings.Replace(texts(`"output":["latents","pooled"],"dtype":"`+dtype+`","format":"FORMAT",`, "one", "two", ""), `"text":""`, `"data":"!"`, 1)
+		ask := func(format string) answer {
+			return s.want(s.post("/v1/encode", strings.Replace(body, "FORMAT", format, 1)), 200)
+		}
+		file, err := weights.Parse("x.safetensors", ask("safetensors").body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := ask("oip")
+		n, err := strconv.Atoi(a.header.Get("Inference-Header-Content-Length"))
+		if err != nil || a.header.Get("Content-Type") != "application/octet-stream" {
+			t.Fatalf("%v %v", err, a.header)
+		}
+		var head struct {
+			ID         string            `json:"id"`
+			Model      string            `json:"model_name"`
+			Parameters map[string]string `json:"parameters"`
+			Outputs    []struct {
+				Name, Datatype string
+				Shape          []int
+				Parameters     struct {
+					Size int `json:"binary_data_size"`
+				}
+			}
+		}
+		if err := json.Unmarshal(a.body[:n], &head); err != nil {
+			t.Fatal(err)
+		}
+		values := a.body[n:]
+		for _, o := range head.Outputs {
+			raw, err := file.Load(o.Name)
+			if err != nil || o.Parameters.Size > len(values) {
+				t.Fatalf("%+v: %v", o, err)
+			}
+			if o.Datatype != map[string]string{"f32": "FP32", "f16": "FP16", "bf16": "BF16"}[dtype] || !slices.Equal(o.Shape, raw.Shape) || !bytes.Equal(values[:o.Parameters.Size], raw.Data) {
+				t.Errorf("%s: %+v differs from safetensors %v", dtype, o, raw.Shape)
+			}
+			values = values[o.Parameters.Size:]
+		}
+		if len(head.Outputs) != file.Len() || file.Len() != 4 || len(values) != 0 || head.ID == "" || head.Model == "" || head.Parameters["2.error"] == "" {
+			t.Errorf("%s: %+v, %d bytes more", dtype, head, len(values))
+		}
 	}
 }
 

@@ -37,6 +37,7 @@ type job struct {
 	release func()
 	ctx     context.Context
 	cancel  context.CancelFunc
+	head    int // bytes of JSON before the values of an answer that has both
 }
 
 // begin parses a request and starts it. The caller ends it.
