@@ -83,7 +83,7 @@ type Item struct {
 type Part struct {
 	Input    media.Input     // the bytes, or nested parts (frames)
 	Modality string          // adapter name; empty: detect
-	Options  json.RawMessage // the adapter's options, may be nil
+	Options  json.RawMessage // the adapter's options, may be nil; most published models take none
 	Role     string          // what the model calls it ("image", "audio", "label"); may be empty
 }
 

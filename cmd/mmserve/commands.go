@@ -22,6 +22,6 @@ func commands() []command {
 		{"eval", "[--model DIR] [--against f32] [--json] [--split S] [--robustness] [--examples N] DATA_DIR", "measure a model on labelled data", eval},
 		{"import", "IN.bin|IN.pt OUT.safetensors", "convert a PyTorch weight file without running any of it", importWeights},
 		{"inspect", "[--json] FILE|DIR | --schema", "list tensors, shapes, types and what a model is made of", inspect},
-		{"version", "", "print the version", version},
+		{"version", "[--sbom]", "print the version, or what the program is built of", version},
 	}
 }

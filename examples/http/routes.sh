@@ -1,6 +1,7 @@
 #!/bin/sh
 # Every route, with curl. Start a server first: mmserve serve
 # usage: MMSERVE=http://127.0.0.1:8080 MEDIA=testdata/media sh examples/http/routes.sh
+# MMSERVE_KEY is the key, MMSERVE_ADMIN the URL of --admin-listen, where there are such.
 set -eu
 url=${MMSERVE:-http://127.0.0.1:8080}
 media=${MEDIA:-testdata/media}
