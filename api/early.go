@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -41,9 +42,9 @@ func (l *earlyListener) Accept() (net.Conn, error) {
 type earlyConn struct {
 	net.Conn
 	s       *Server
-	left    int64     // bytes of the request begun that are yet to be read; lost: the beginning of the next is not known
-	refused time.Time // when the row of requests refused here began; zero: the last one went to net/http
-	due     time.Time // net/http's limit of a read
+	left    int64         // bytes of the request begun that are yet to be read; lost: the beginning of the next is not known
+	refused time.Time     // when the row of requests refused here began; zero: the last one went to net/http
+	due     time.Duration // net/http's limit of a read, from when it was set; zero: none
 }
 
 const (
@@ -117,11 +118,16 @@ func (c *earlyConn) refuse(begun []byte, rest int64) (refused bool, err error) {
 	w := &wholeAnswer{header: http.Header{}}
 	s.shed(w, r, rt, head(w, r), full, begin)
 	// A client that leaves a socket's buffer full of answers unread, or that does not send the body
-	// it announced, is not waited for.
+	// it announced, is not waited for. One that was answered has its time for the next request anew,
+	// or a connection's first one would come too late for ever.
 	c.Conn.SetDeadline(begin.Add(bodyGrace))
 	defer func() {
+		var due time.Time
+		if c.due != 0 {
+			due = time.Now().Add(c.due)
+		}
 		c.Conn.SetWriteDeadline(time.Time{})
-		c.Conn.SetReadDeadline(c.due)
+		c.Conn.SetReadDeadline(due)
 	}()
 	if _, err := c.Conn.Write(w.bytes(begin)); err != nil {
 		return true, err
@@ -132,14 +138,20 @@ func (c *earlyConn) refuse(begun []byte, rest int64) (refused bool, err error) {
 
 // SetReadDeadline keeps the limit, which a refusal changes for a while.
 func (c *earlyConn) SetReadDeadline(t time.Time) error {
-	c.due = t
+	c.limit(t)
 	return c.Conn.SetReadDeadline(t)
 }
 
 // SetDeadline is SetReadDeadline, for writing too.
 func (c *earlyConn) SetDeadline(t time.Time) error {
-	c.due = t
+	c.limit(t)
 	return c.Conn.SetDeadline(t)
+}
+
+func (c *earlyConn) limit(t time.Time) {
+	if c.due = 0; !t.IsZero() {
+		c.due = time.Until(t)
+	}
 }
 
 // CloseWrite lets net/http end a connection without losing its last answer.
@@ -152,9 +164,9 @@ func (c *earlyConn) CloseWrite() error {
 
 // requestSize is the bytes of the HTTP/1.1 request that b begins with, lost when b does not hold
 // its whole header or its size cannot be told from Content-Length alone. It is strict: whatever
-// could be read in two ways is lost.
+// could be read in two ways, or net/http takes for no request, is lost.
 func requestSize(b []byte) int64 {
-	length, seen := int64(0), false
+	length, seen, host := int64(0), false, false
 	for at, first := 0, true; ; first = false {
 		end := bytes.IndexByte(b[at:], '\n')
 		if end < 1 || b[at+end-1] != '\r' {
@@ -163,7 +175,7 @@ func requestSize(b []byte) int64 {
 		line := b[at : at+end-1]
 		at += end + 1
 		if len(line) == 0 {
-			if first || length > math.MaxInt64-int64(at) {
+			if first || !host || length > math.MaxInt64-int64(at) {
 				return lost
 			}
 			return int64(at) + length
@@ -179,8 +191,10 @@ func requestSize(b []byte) int64 {
 		}
 		name, value, ok := bytes.Cut(line, []byte(":"))
 		switch {
-		case !ok || line[0] == ' ' || line[0] == '\t':
+		case !ok || !isName(name):
 			return lost
+		case bytes.EqualFold(name, []byte("Host")):
+			host = true
 		case bytes.EqualFold(name, []byte("Transfer-Encoding")), bytes.EqualFold(name, []byte("Expect")), bytes.EqualFold(name, []byte("Upgrade")):
 			return lost
 		case bytes.EqualFold(name, []byte("Content-Length")):
@@ -191,6 +205,17 @@ func requestSize(b []byte) int64 {
 			length, seen = int64(n), true
 		}
 	}
+}
+
+// isName reports whether b is a header's name. Before all, a space before the colon makes it none: who
+// overlooks it reads another framing.
+func isName(b []byte) bool {
+	for _, c := range b {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
+			return false
+		}
+	}
+	return len(b) > 0
 }
 
 // wholeAnswer is an answer in memory.

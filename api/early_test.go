@@ -206,6 +206,34 @@ func TestConnectionAfterEarlyRefusals(t *testing.T) {
 	})
 }
 
+// What net/http takes for no request is not refused early: a client, or a proxy before us, that reads
+// its framing in another way must not have the connection go on.
+func TestMalformedRequestsAreNetHTTPs(t *testing.T) {
+	sites := [2]*filled{newFilled(t, false), newFilled(t, true)}
+	for _, request := range []string{
+		"POST /v1/encode HTTP/1.1\r\nHost: localhost\r\nContent-Length : 1\r\n\r\n",
+		"POST /v1/encode HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n",
+		"POST /v1/encode HTTP/1.1\r\nHost: localhost\r\nContent Length: 1\r\n\r\n",
+		"POST /v1/encode HTTP/1.1\r\nHost: localhost\r\n: 1\r\n\r\n",
+		"POST /v1/encode HTTP/1.1\r\n\r\n",
+		"POST http://localhost/v1/encode HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+	} {
+		var said [2]string
+		for i, f := range sites {
+			r := f.ask(t, f.dial(t), request)
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			said[i] = fmt.Sprint(resp.Status, resp.Close, string(body))
+		}
+		if said[0] != said[1] {
+			t.Errorf("%q: %s\nnet/http says %s", request, said[1], said[0])
+		}
+	}
+}
+
 // A row of early refusals ends after a while: net/http sees the connection and renews its limits,
 // so that a client that is refused for an hour is not cut off as idle. One that does not send the
 // body it announced is.
@@ -216,7 +244,7 @@ func TestEarlyRowsEnd(t *testing.T) {
 		seen := 0
 		h := s.Handler()
 		ln := &pipes{conns: make(chan net.Conn)}
-		hs := &http.Server{IdleTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hs := &http.Server{ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			seen++
 			h.ServeHTTP(w, r)
 		})}
@@ -285,6 +313,7 @@ func FuzzRequestSize(f *testing.F) {
 	for _, header := range []string{"", "Content-Length:1\r\n", "Transfer-Encoding: chunked\r\n", "Expect: 100-continue\r\n", " folded\r\n", "A\r\n"} {
 		f.Add([]byte(post("/v1/encode", header, "body")))
 	}
+	f.Add([]byte(post("/v1/encode", "Content-Length : 9\r\n", "body")))
 	f.Add([]byte("GET / HTTP/1.1\nHost: a\nContent-Length: 9\n\nx\r\n\r\n"))
 	f.Add([]byte("GET / HTTP/1.0\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
