@@ -288,6 +288,9 @@ func (q *Queue) end(flops float64) {
 	q.running--
 	q.turning = max(0, q.turning-flops)
 	q.next()
+	if q.running == 0 {
+		q.left = time.Time{} // what does not run does not stall
+	}
 }
 
 // measure learns from a turn that ends now. While others wait, the rate is what ends in the

@@ -309,3 +309,46 @@ func TestQueueEstimate(t *testing.T) {
 		}
 	})
 }
+
+// What an idle queue measured long ago it does not forget, and time in which nothing was asked of it is no stall.
+// The canary, which costs nothing, is often the last to have its turn.
+func TestQueueIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const cost, pass = 1e9, 100 * time.Millisecond // 10 a second by one slot
+		q := &Queue{Slots: 1, Wait: time.Second}
+		done := make(chan error)
+		turn := func(flops float64) {
+			leave, err := q.Enter(t.Context(), flops)
+			if err == nil {
+				time.Sleep(pass)
+				leave()
+			}
+			done <- err
+		}
+		burst := func() {
+			for range 4 {
+				go turn(cost)
+				synctest.Wait()
+			}
+			go turn(0)
+			for range 5 {
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		for range 5 {
+			burst()
+		}
+		time.Sleep(time.Hour)
+		if until, admitted := q.estimate(cost); !admitted || until > 2*pass {
+			t.Errorf("after an idle hour: %s, admitted: %t; want %s", until, admitted, pass)
+		}
+		for range 5 {
+			burst()
+		}
+		if got := q.Load().Rate; got < 8e9 || got > 12e9 {
+			t.Errorf("rate %g, want 1e10", got)
+		}
+	})
+}
