@@ -61,7 +61,7 @@ func (c *Client) Decode(ctx context.Context, r DecodeRequest) (*Document, error)
 	return c.work(ctx, "/v1/decode", r)
 }
 
-// Plan says what items would cost; nothing is decoded or run.
+// Plan says what items would cost and how long the server's queue would take; nothing is decoded or run.
 func (c *Client) Plan(ctx context.Context, r Request) (*Document, error) {
 	return c.work(ctx, "/v1/plan", r)
 }
