@@ -6,8 +6,8 @@
 // parses it into pipeline items, the queue that admits each by its planned cost (queue.go), the
 // memory it needs (memory.go), the model, and an encoder of the asked format (formats.go). While
 // the queue is full, early.go refuses on the connection; unread.go cuts answers that nobody
-// reads. Handlers return errors; errors.go holds the one
-// table that turns them into status codes and bodies.
+// reads. Handlers return errors; errors.go holds the one table that turns them into status
+// codes and bodies.
 //
 //	s := &api.Server{Store: store, Default: "default"}
 //	http.ListenAndServe("127.0.0.1:8080", s.Handler())
