@@ -332,3 +332,16 @@ func TestWaitingEndsWithItsClient(t *testing.T) {
 		}
 	})
 }
+
+// Items that fail do not pass for fast ones: files whose headers promise much would let anything in.
+func TestFailuresTeachNoRate(t *testing.T) {
+	s := newSite(t, &api.Server{Store: newFake(1e12).store()})
+	for _, body := range []string{"fail", "withheld", "fail"} {
+		if a := s.post("/v1/encode", texts("", body)); a.status < 400 {
+			t.Errorf("%s: %d", body, a.status)
+		}
+	}
+	if rate := s.gauge("queue_drain_flops_per_second"); rate != 0 {
+		t.Errorf("work that failed is taken for %g FLOPs a second", rate)
+	}
+}

@@ -420,7 +420,7 @@ type generationWriter struct {
 }
 
 // generating runs a conditioned language model and sends what it says.
-func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string, p pipeline.Prompt, opt pipeline.GenerateOptions, out generationWriter) error {
+func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string, p pipeline.Prompt, opt pipeline.GenerateOptions, out generationWriter) (err error) {
 	switch {
 	case opt.Temperature < 0:
 		return fieldProblem("temperature", fmt.Sprintf("is %g; want 0 or more", opt.Temperature))
@@ -468,7 +468,11 @@ func (s *Server) generating(w http.ResponseWriter, r *http.Request, model string
 		return err
 	}
 	defer leave()
-	defer func() { place.Settle(cost(drawn)) }()
+	defer func() {
+		if place.Settle(cost(drawn)); drawn == 0 && err != nil {
+			place.Fail()
+		}
+	}()
 	free, err := s.enterRoom(r.Context(), new(workRequest), all)
 	if err != nil {
 		return err

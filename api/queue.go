@@ -80,6 +80,7 @@ type Place struct {
 	at       *list.Element // in q.places; nil when nothing is held
 	admitted bool          // work of the request has had a turn
 	done     float64       // what the turn has come to cost, when that is known; zero: what it was admitted for
+	failed   bool          // the turn did not do what it was admitted for
 }
 
 // Reserve takes a place for work of the usual cost, or refuses with a *Saturated. A place whose
@@ -167,7 +168,7 @@ func (p *Place) Enter(ctx context.Context, flops float64) (leave func(), err err
 		defer q.mu.Unlock()
 		return nil, q.saturated(flops)
 	}
-	p.admitted, p.done = true, 0
+	p.admitted, p.done, p.failed = true, 0, false
 	return q.enter(ctx, flops, p)
 }
 
@@ -234,6 +235,14 @@ func (p *Place) Settle(flops float64) {
 	p.done = least(flops)
 }
 
+// Fail says that the turn under way ended before it had done what it was admitted for, as with a file
+// whose header promises more than follows: the measured rate learns nothing from it.
+func (p *Place) Fail() {
+	p.q.mu.Lock()
+	defer p.q.mu.Unlock()
+	p.failed = true
+}
+
 // enter waits for a turn of admitted work of a place. The lock is held, and given up.
 func (q *Queue) enter(ctx context.Context, flops float64, p *Place) (leave func(), err error) {
 	if flops > 0 {
@@ -271,7 +280,11 @@ func (q *Queue) leave(flops float64, p *Place) func() {
 	return sync.OnceFunc(func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		q.measure(or(p.done, flops), begin)
+		if !p.failed {
+			q.measure(or(p.done, flops), begin)
+		} else if !q.left.IsZero() {
+			q.left = q.clock() // nor is it a stall
+		}
 		q.admitted = max(0, q.admitted-flops)
 		q.end(flops)
 	})

@@ -352,3 +352,32 @@ func TestQueueIdle(t *testing.T) {
 		}
 	})
 }
+
+// Work that failed did not do what it was admitted for: the measured rate learns nothing from it.
+func TestQueueFailedWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &Queue{Slots: 1, Wait: time.Second}
+		for range 50 {
+			p, err := q.Reserve()
+			if err != nil {
+				t.Fatal(err)
+			}
+			leave, err := p.Enter(t.Context(), 1e9)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+			leave()
+			if leave, err = p.Enter(t.Context(), 1e9); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Microsecond)
+			p.Fail()
+			leave()
+			p.Close()
+		}
+		if got := q.Load().Rate; got < 9.9e9 || got > 10.1e9 {
+			t.Errorf("rate %g, want 1e10", got)
+		}
+	})
+}

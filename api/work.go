@@ -133,12 +133,18 @@ func (s *Server) one(j *job, it pipeline.Item, r *result, run func(context.Conte
 		return err
 	}
 	stop = stage(j.ctx, "queue")
-	leave, err := s.queue.place(j.ctx).Enter(j.ctx, turnCost(r.plan))
+	place := s.queue.place(j.ctx)
+	leave, err := place.Enter(j.ctx, turnCost(r.plan))
 	stop()
 	if err != nil {
 		return err
 	}
 	defer leave()
+	defer func() {
+		if err != nil {
+			place.Fail()
+		}
+	}()
 	free, err := s.enterRoom(j.ctx, j.req, r.plan)
 	if err != nil {
 		return err
