@@ -40,6 +40,7 @@ type wireConn struct {
 
 	mu      sync.Mutex
 	pending *exchange // nil while the connection is idle
+	ended   bool      // nobody reads any more
 }
 
 // exchange is a request under way.
@@ -111,8 +112,13 @@ func (w *wire) start(request []byte, done func(status int, answer []byte, err er
 		return
 	}
 	c.mu.Lock()
+	ended := c.ended
 	c.pending = x
 	c.mu.Unlock()
+	if ended { // just now
+		go w.startFresh(x)
+		return
+	}
 	if len(request) <= inlineWrite {
 		c.write(x)
 		return
@@ -148,7 +154,7 @@ func (w *wire) read(c *wireConn) {
 		begun, status, body, last, err := c.next()
 		c.mu.Lock()
 		x := c.pending
-		c.pending = nil
+		c.pending, c.ended = nil, err != nil || last || x == nil
 		c.mu.Unlock()
 		switch {
 		case err == nil && x == nil:

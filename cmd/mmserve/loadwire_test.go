@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // An answer is whole with its last byte and not before, however it is framed.
@@ -155,5 +156,34 @@ func TestFleetWithoutAnswers(t *testing.T) {
 	defer g.close()
 	if err := fails(g); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("no server: %v", err)
+	}
+}
+
+// A request that takes a connection at the moment that its reader ends is sent on another one.
+func TestWireConnectionEndsAsItIsTaken(t *testing.T) {
+	hs := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer hs.Close()
+	w, err := newWire(t.Context(), hs.URL, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := w.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	w.read(c)
+	w.mu.Lock()
+	w.idle = append(w.idle, c) // as when start was there before drop
+	w.mu.Unlock()
+	ended := make(chan int, 1)
+	w.start(w.request("GET", "/", "", nil), func(status int, _ []byte, _ error) { ended <- status })
+	select {
+	case status := <-ended:
+		if status != http.StatusOK {
+			t.Errorf("status %d", status)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the request never ended")
 	}
 }
