@@ -189,32 +189,36 @@ func takeRoom(ctx context.Context, bytes int64) error {
 	return nil
 }
 
-// makeRoom evicts idle models, least recently used first, until need more bytes fit. The lock
-// is held.
+// makeRoom evicts idle models, least recently used first, until need more bytes fit; none where all of
+// them would not do. The lock is held.
 func (s *Store) makeRoom(keep *entry, need int64) error {
 	if s.Budget <= 0 {
 		return nil
 	}
 	for {
-		var total int64
+		var total, busy int64
 		var oldest *entry
 		for _, e := range s.entries {
 			if e != keep {
 				total += e.coming
+				busy += e.coming
 			}
 			if e.model == nil || e == keep {
 				continue
 			}
-			total += e.model.Info().Bytes
-			if e.users == 0 && (oldest == nil || e.used < oldest.used) {
+			bytes := e.model.Info().Bytes
+			total += bytes
+			if e.users > 0 {
+				busy += bytes
+			} else if oldest == nil || e.used < oldest.used {
 				oldest = e
 			}
 		}
 		if total+need <= s.Budget {
 			return nil
 		}
-		if oldest == nil {
-			return fmt.Errorf("%w: needs %d bytes, budget %d, %d in use", ErrBudget, need, s.Budget, total)
+		if busy+need > s.Budget {
+			return fmt.Errorf("%w: needs %d bytes, budget %d, %d in use", ErrBudget, need, s.Budget, busy)
 		}
 		oldest.model = nil
 	}

@@ -81,6 +81,9 @@ func TestStoreEvictsTheLeastRecentlyUsed(t *testing.T) {
 	if _, _, err := s.Acquire(t.Context(), "huge"); !errors.Is(err, pipeline.ErrBudget) {
 		t.Errorf("larger than the budget: %v", err)
 	}
+	if got := states(s); got != "a=loaded b=loaded c=unloaded huge=failed" {
+		t.Errorf("what cannot fit drives nothing out: %s", got)
+	}
 	if st := s.Status(); st[3].State != "failed" || st[3].Error == "" {
 		t.Errorf("%+v", st[3])
 	}
