@@ -75,7 +75,7 @@ func TestPromisesNameTests(t *testing.T) {
 		t.Errorf("the table names %d tests", len(named))
 	}
 	var sources strings.Builder
-	for _, dir := range []string{".", "../cmd/mmserve", "../perceiver", "../modality", "../weights", "../pipeline", "../internal/layering"} {
+	for _, dir := range []string{".", "../cmd/mmserve", "../perceiver", "../modality", "../modality/external", "../weights", "../pipeline", "../internal/layering"} {
 		files, _ := filepath.Glob(filepath.Join(dir, "*_test.go"))
 		for _, f := range files {
 			b, _ := os.ReadFile(f)
