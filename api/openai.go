@@ -159,8 +159,8 @@ type chatRequest struct {
 	Functions       []json.RawMessage  `json:"functions"`
 	FunctionCall    any                `json:"function_call"`
 	Modalities      []string           `json:"modalities"`
-	Audio           any                `json:"audio"`
-	WebSearch       any                `json:"web_search_options"`
+	Audio           given              `json:"audio"`
+	WebSearch       given              `json:"web_search_options"`
 	ReasoningEffort string             `json:"reasoning_effort"`
 	Verbosity       string             `json:"verbosity"`
 
@@ -174,6 +174,15 @@ type chatRequest struct {
 	Metadata          json.RawMessage `json:"metadata"`
 	ServiceTier       string          `json:"service_tier"`
 	ParallelToolCalls bool            `json:"parallel_tool_calls"`
+}
+
+// given is whether a field says anything; what, is not kept.
+type given bool
+
+// UnmarshalJSON takes anything.
+func (g *given) UnmarshalJSON(b []byte) error {
+	*g = string(b) != "null"
+	return nil
 }
 
 // chatFormat is what the text should be; only the type "text" is had.
@@ -196,10 +205,10 @@ type chatMessage struct {
 
 	Refusal      *string           `json:"refusal"`
 	Annotations  []json.RawMessage `json:"annotations"`
-	Audio        any               `json:"audio"`
+	Audio        given             `json:"audio"`
 	ToolCalls    []json.RawMessage `json:"tool_calls"`
 	ToolCallID   *string           `json:"tool_call_id"`
-	FunctionCall any               `json:"function_call"`
+	FunctionCall given             `json:"function_call"`
 }
 
 // chatRoles are whose messages a prompt is made of; tools have none here.
@@ -226,8 +235,8 @@ func (c *chatRequest) unmet() error {
 		{"functions", len(c.Functions) > 0},
 		{"function_call", !none(c.FunctionCall)},
 		{"modalities", len(c.Modalities) > 1 || len(c.Modalities) == 1 && c.Modalities[0] != "text"},
-		{"audio", c.Audio != nil},
-		{"web_search_options", c.WebSearch != nil},
+		{"audio", bool(c.Audio)},
+		{"web_search_options", bool(c.WebSearch)},
 		{"reasoning_effort", c.ReasoningEffort != "" && c.ReasoningEffort != "none"},
 		{"verbosity", c.Verbosity != "" && c.Verbosity != "medium"},
 	}
@@ -237,8 +246,8 @@ func (c *chatRequest) unmet() error {
 			ask{at("role"), !slices.Contains(chatRoles, m.Role)},
 			ask{at("tool_calls"), len(m.ToolCalls) > 0},
 			ask{at("tool_call_id"), m.ToolCallID != nil},
-			ask{at("function_call"), m.FunctionCall != nil},
-			ask{at("audio"), m.Audio != nil})
+			ask{at("function_call"), bool(m.FunctionCall)},
+			ask{at("audio"), bool(m.Audio)})
 	}
 	for _, a := range asks {
 		if a.made {

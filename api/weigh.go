@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"slices"
 )
 
 // What a body of JSON becomes can be hundreds of times its size: two bytes of a list may be an item
@@ -19,6 +20,10 @@ const (
 
 // numberLists are the members that hold numbers and nothing else, many of them.
 var numberLists = []string{"data", "positions", "image", "audio"}
+
+// numberPlaces are the members that numberLists are found in. Elsewhere a list may be read into an any,
+// where a number takes an interface; so may one whose names are spelt otherwise.
+var numberPlaces = []string{"inputs", "latents", "queries", "points"}
 
 // weighed is JSON that is counted while it is read.
 type weighed struct {
@@ -45,7 +50,7 @@ func weighing(ctx context.Context, text io.Reader) io.Reader {
 }
 
 // opened is an object or a list that has not ended yet.
-type opened struct{ list, numbers bool }
+type opened struct{ list, numbers, elsewhere bool }
 
 // Read implements io.Reader. Its error is the source's, or that of what is held.
 func (w *weighed) Read(p []byte) (int, error) {
@@ -77,11 +82,10 @@ func (w *weighed) weigh(b []byte) {
 		case ':':
 			w.member = true
 		case '{', '[':
-			numbers := false
-			for _, name := range numberLists {
-				numbers = numbers || w.member && string(w.text) == name
-			}
-			w.open = append(w.open, opened{c == '[', numbers})
+			name := string(w.text)
+			numbers := w.member && slices.Contains(numberLists, name)
+			elsewhere := w.last().elsewhere || w.member && !numbers && !slices.Contains(numberPlaces, name)
+			w.open = append(w.open, opened{c == '[', numbers && !elsewhere, elsewhere})
 			w.cost += opensBytes
 			w.member = false
 		case '}', ']':
