@@ -352,3 +352,16 @@ func TestHealthMetricsAndUnknownPaths(t *testing.T) {
 		}
 	}
 }
+
+// A plan does not count itself: on an idle server whatever it says would be admitted is.
+func TestPlanOfAnIdleServer(t *testing.T) {
+	f := newFake(1e12) // half a minute of the assumed rate
+	s := newSite(t, &api.Server{Store: f.store(), Slots: 1})
+	for range 3 {
+		item := s.want(s.post("/v1/plan", texts("", "x")), 200).json(t)["data"].([]any)[0].(map[string]any)
+		if item["admitted"] != true {
+			t.Errorf("%v", item)
+		}
+		s.want(s.post("/v1/encode", texts("", "x")), 200)
+	}
+}

@@ -248,6 +248,7 @@ func (s *Server) plan(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer j.end()
+	s.queue.place(r.Context()).Close() // what is asked about comes after this request, not beside it
 	out, err := s.responder(w, r, j)
 	if err != nil {
 		return err
