@@ -45,6 +45,7 @@ type earlyConn struct {
 	left    int64         // bytes of the request begun that are yet to be read; lost: the beginning of the next is not known
 	refused time.Time     // when the row of requests refused here began; zero: the last one went to net/http
 	due     time.Duration // net/http's limit of a read, from when it was set; zero: none
+	ahead   []byte        // the first byte of the next request, which net/http read while it answered the last one
 }
 
 const (
@@ -69,9 +70,18 @@ func (c *earlyConn) Read(p []byte) (int, error) {
 		if c.left > 0 {
 			c.left -= int64(n)
 		} else {
-			size := requestSize(p[:n])
-			if rest := size - int64(n); rest >= 0 && rest <= earlyBody {
-				switch refused, err := c.refuse(p[:n], rest); {
+			if len(p) == 1 && c.ahead == nil {
+				c.ahead = []byte{p[0]}
+				return n, nil
+			}
+			begun := p[:n]
+			if c.ahead != nil { // net/http has begun to read it: it is too late to refuse it here
+				begun = append(c.ahead, begun...)
+				c.ahead = nil
+			}
+			size := requestSize(begun)
+			if rest := size - int64(n); len(begun) == n && rest >= 0 && rest <= earlyBody {
+				switch refused, err := c.refuse(begun, rest); {
 				case err != nil:
 					return 0, err
 				case refused:
@@ -79,7 +89,7 @@ func (c *earlyConn) Read(p []byte) (int, error) {
 				}
 			}
 			c.refused = time.Time{}
-			c.left = size - int64(n) // negative when the size is lost, too
+			c.left = size - int64(len(begun)) // negative when the size is lost, too
 		}
 		if c.left < 0 { // more than one request at once: net/http keeps them apart
 			c.left = lost

@@ -23,6 +23,7 @@ import (
 // site with a queue that one request fills, reached over TCP; seen counts what reaches the handler.
 type filled struct {
 	*fake
+	api  *api.Server
 	addr string
 	seen atomic.Int64
 }
@@ -32,6 +33,7 @@ func newFilled(t *testing.T, early bool, keys ...api.Key) *filled {
 	t.Helper()
 	f := &filled{fake: newFake(1e9)}
 	s := &api.Server{Store: f.store(), Slots: 1, Capacity: 1.5e9, Keys: new(api.Keys)}
+	f.api = s
 	if err := s.Keys.Set(keys); err != nil {
 		t.Fatal(err)
 	}
@@ -341,5 +343,34 @@ func TestEarlyRefusalIsAProblem(t *testing.T) {
 	var p api.Problem
 	if err := json.Unmarshal([]byte(body), &p); err != nil || p.Code != "saturated" || p.Instance != "/v1/encode" || p.RetryAfter < 1000 {
 		t.Errorf("%v %s", err, body)
+	}
+}
+
+// net/http may read the first byte of a request while it answers the one before. That request is
+// its own, and the next one may be refused early again.
+func TestEarlyAfterAByteAhead(t *testing.T) {
+	f := newFilled(t, true)
+	ln := &pipes{conns: make(chan net.Conn, 1)}
+	here, there := net.Pipe()
+	defer here.Close()
+	ln.conns <- there
+	c, err := f.api.Listener(ln).Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := post("/v1/encode", "", "x")
+	go io.WriteString(here, request)
+	got := make([]byte, len(request))
+	for _, part := range [][]byte{got[:1], got[1:]} {
+		if _, err := io.ReadFull(c, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if string(got) != request {
+		t.Errorf("%q", got)
+	}
+	go c.Read(make([]byte, 4096)) // as net/http waits for the next request
+	if status, _, _ := f.answer(t, f.ask(t, here, request)); status != 503 {
+		t.Errorf("status %d", status)
 	}
 }
