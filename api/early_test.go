@@ -354,6 +354,7 @@ func TestEarlyAfterAByteAhead(t *testing.T) {
 	here, there := net.Pipe()
 	defer here.Close()
 	ln.conns <- there
+	here.SetDeadline(time.Now().Add(20 * time.Second))
 	c, err := f.api.Listener(ln).Accept()
 	if err != nil {
 		t.Fatal(err)
