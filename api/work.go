@@ -159,7 +159,7 @@ func (s *Server) one(j *job, it pipeline.Item, r *result, run func(context.Conte
 	return s.ledgerOf(j.ctx).keep(r.bytes())
 }
 
-// coreRate is the FLOPs a second that a core does in passes of a few milliseconds: 1,428 texts a
+// coreRate is the FLOPs a second that a core does in passes of a few milliseconds: 1,668 texts a
 // second of 67 MFLOPs each on two cores (docs/performance.md).
 const coreRate = 50e9
 
