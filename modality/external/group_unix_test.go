@@ -31,7 +31,9 @@ func init() {
 		if err := lock(filepath.Join(os.TempDir(), lockName)); err != nil {
 			return err
 		}
-		select {}
+		for {
+			time.Sleep(time.Hour) // nothing else hangs without being told apart from a deadlock
+		}
 	}
 }
 
