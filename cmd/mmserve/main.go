@@ -46,11 +46,25 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the process
-	code := run(ctx, os.Args[1:], &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr})
-	stop()
-	os.Exit(code)
+	os.Exit(run(untilSignal(), os.Args[1:], &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}))
+}
+
+// untilSignal is a context that a first signal to stop ends. A second one, however soon, ends the
+// process as if nobody listened.
+func untilSignal() context.Context {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-signals
+		cancel()
+		second := <-signals
+		signal.Reset(second)
+		if p, err := os.FindProcess(os.Getpid()); err != nil || p.Signal(second) != nil {
+			os.Exit(1)
+		}
+	}()
+	return ctx
 }
 
 // run runs one command line and returns the exit status: 0 done, 1 failed, 2 wrong usage.
