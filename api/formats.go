@@ -432,72 +432,77 @@ func rawDocument(w io.Writer, _ *Server, j *job, results []*result) error {
 	return err
 }
 
-// named gathers every tensor of every item, named "0.latents", "0.pooled", …, with the bytes they take
-// in a type, and what there is to say besides: the model, and why items failed.
-func named(j *job, results []*result, dt weights.DType) (all map[string]tensor.Tensor, size int, meta map[string]string, err error) {
-	all, meta = map[string]tensor.Tensor{}, map[string]string{"model": j.req.Model, "model_digest": j.model.Info().Digest}
+// named is every tensor of every item, named "0.latents", "0.pooled", ….
+type named struct {
+	tensors map[string]tensor.Tensor
+	dtype   weights.DType     // that they are sent in
+	size    int               // bytes they take in it
+	meta    map[string]string // the model, and why items failed
+}
+
+// gather names the tensors of a request's results; values that are not finite in the asked type are an
+// error.
+func gather(j *job, results []*result) (*named, error) {
+	dt, err := dtypeOf(j.req.DType)
+	if err != nil {
+		return nil, err
+	}
+	n := &named{tensors: map[string]tensor.Tensor{}, dtype: dt}
+	n.meta = map[string]string{"model": j.req.Model, "model_digest": j.model.Info().Digest}
 	for i, r := range results {
 		if r.err != nil {
-			meta[fmt.Sprintf("%d.error", i)] = asProblem(j.ctx, r.err).Error()
+			n.meta[fmt.Sprintf("%d.error", i)] = asProblem(j.ctx, r.err).Error()
 			continue
 		}
 		tensors := r.tensors()
 		if len(tensors) == 0 {
-			return nil, 0, nil, fieldProblem("output", "gives no tensors; this format holds nothing else")
+			return nil, fieldProblem("output", "gives no tensors; this format holds nothing else")
 		}
 		for name, t := range tensors {
 			if err := finiteAs(t, dt); err != nil {
-				return nil, 0, nil, err
+				return nil, err
 			}
-			all[fmt.Sprintf("%d.%s", i, name)] = t
-			size += dt.Size() * len(t.Data)
+			n.tensors[fmt.Sprintf("%d.%s", i, name)] = t
+			n.size += dt.Size() * len(t.Data)
 		}
 	}
-	return all, size, meta, nil
+	return n, nil
 }
 
 // safetensorsDocument holds the tensors by name.
 func safetensorsDocument(w io.Writer, _ *Server, j *job, results []*result) error {
-	dt, err := dtypeOf(j.req.DType)
+	n, err := gather(j, results)
 	if err != nil {
 		return err
 	}
-	all, size, meta, err := named(j, results, dt)
-	if err != nil {
-		return err
-	}
-	spare(w, size+4096) // of names
-	return weights.WriteSafetensors(w, all, dt, meta)
+	spare(w, n.size+4096) // of names
+	return weights.WriteSafetensors(w, n.tensors, n.dtype, n.meta)
 }
 
 // oipDocument holds the tensors by name as an answer of the Open Inference Protocol with binary data:
 // JSON, whose length the header says, and the values after it.
 func oipDocument(w io.Writer, _ *Server, j *job, results []*result) error {
-	dt, err := dtypeOf(j.req.DType)
-	if err != nil {
-		return err
-	}
-	all, size, meta, err := named(j, results, dt)
+	n, err := gather(j, results)
 	if err != nil {
 		return err
 	}
 	names := map[weights.DType]string{weights.F32: "FP32", weights.F16: "FP16", weights.BF16: "BF16"}
 	var outs []oipTensor
-	values := make([]byte, 0, size)
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		raw, err := encodeTensor(all[name], dt)
+	values := make([]byte, 0, n.size)
+	for _, name := range slices.Sorted(maps.Keys(n.tensors)) {
+		raw, err := encodeTensor(n.tensors[name], n.dtype)
 		if err != nil {
 			return err
 		}
-		outs = append(outs, oipTensor{Name: name, Datatype: names[dt], Shape: all[name].Shape, Parameters: map[string]any{"binary_data_size": len(raw.Data)}})
+		outs = append(outs, oipTensor{Name: name, Datatype: names[n.dtype], Shape: raw.Shape, Parameters: map[string]any{"binary_data_size": len(raw.Data)}})
 		values = append(values, raw.Data...)
 	}
-	head, err := json.Marshal(map[string]any{"id": requestIDOf(j.ctx), "model_name": modelOf(j.req.Model), "parameters": meta, "outputs": outs})
+	head, err := json.Marshal(map[string]any{"id": requestIDOf(j.ctx), "model_name": modelOf(j.req.Model), "parameters": n.meta, "outputs": outs})
 	if err != nil {
 		return err
 	}
 	j.head = len(head)
-	spare(w, len(head)+size)
+	spare(w, len(head)+n.size)
 	if _, err := w.Write(head); err != nil {
 		return err
 	}

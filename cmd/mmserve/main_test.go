@@ -189,7 +189,7 @@ func TestServedDTypes(t *testing.T) {
 // The cheap parts of the table: every row has values and says its gate.
 func TestBenchTargets(t *testing.T) {
 	if testing.Short() {
-		t.Skip("measures for seconds")
+		t.Skip("-short: it measures for seconds")
 	}
 	samples := filepath.Join(t.TempDir(), "bench.txt")
 	code, out, errs := mmserve(t, "bench", "--targets", "default", "--samples", samples)
