@@ -20,7 +20,8 @@ import (
 	"github.com/mmserve/mmserve/api"
 )
 
-// site with a queue that one request fills, reached over TCP; seen counts what reaches the handler.
+// filled is a server with a queue that one request fills, reached over TCP; seen counts what reaches
+// the handler.
 type filled struct {
 	*fake
 	api  *api.Server
